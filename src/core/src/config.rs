@@ -1,0 +1,332 @@
+//! The configuration: one table of environment variables, from which the parser, `knlfix env`, the man page and the
+//! README's list come.
+
+use crate::text::{Lossy, Text};
+use core::fmt;
+use log::LevelFilter;
+
+/// A row of the table.
+pub struct Knob {
+    /// The environment variable.
+    pub name: &'static str,
+    /// What holds when it is unset, as one would write it.
+    pub default: &'static str,
+    /// The values it takes.
+    pub values: &'static str,
+    /// What it does, in one line.
+    pub doc: &'static str,
+    apply: fn(&mut Config, &[u8]) -> Result<(), Malformed>,
+    show: fn(&Config, &mut dyn fmt::Write) -> fmt::Result,
+}
+
+/// The value is none of [`Knob::values`].
+struct Malformed;
+
+const SWITCH: &str = "on|off";
+
+/// The table.
+pub static KNOBS: [Knob; 7] = [
+    Knob {
+        name: "KNLFIX",
+        default: "on",
+        values: SWITCH,
+        doc: "off turns the whole library off: every call goes straight through",
+        apply: |config, value| switch(&mut config.enabled, value),
+        show: |config, out| out.write_str(on_off(config.enabled)),
+    },
+    Knob {
+        name: "KNLFIX_AFFINITY",
+        default: "on",
+        values: SWITCH,
+        doc: "give child processes and threads the mask that was there before a runtime pinned their creator",
+        apply: |config, value| switch(&mut config.affinity, value),
+        show: |config, out| out.write_str(on_off(config.affinity)),
+    },
+    Knob {
+        name: "KNLFIX_THREADS",
+        default: "on",
+        values: SWITCH,
+        doc: "the same for new threads; off leaves threads as they are and repairs processes alone",
+        apply: |config, value| switch(&mut config.threads, value),
+        show: |config, out| out.write_str(on_off(config.threads)),
+    },
+    Knob {
+        name: "KNLFIX_VIRTUAL_MASK",
+        default: "on",
+        values: SWITCH,
+        doc: "outside parallel regions, answer a program that asks for a pinned thread's mask with the mask under the pin",
+        apply: |config, value| switch(&mut config.virtual_mask, value),
+        show: |config, out| out.write_str(on_off(config.virtual_mask)),
+    },
+    Knob {
+        name: "KNLFIX_RUNTIMES",
+        default: "",
+        values: "[+|-]NAME,...",
+        doc: "libraries (by the beginning of their file name) that are (+) or are not (-) threading runtimes, whatever they export",
+        apply: |config, value| RuntimeList::parse(value).map(|list| config.runtimes = list),
+        show: |config, out| write!(out, "{}", Lossy(config.runtimes.text.as_bytes())),
+    },
+    Knob {
+        name: "KNLFIX_LOG",
+        default: "off",
+        values: "off|error|warn|info|debug|trace",
+        doc: "what the library says, one line at a time; debug tells of every pin, repair and respected user mask",
+        apply: |config, value| level(value).map(|level| config.log = level),
+        show: |config, out| out.write_str(level_name(config.log)),
+    },
+    Knob {
+        name: "KNLFIX_LOG_FILE",
+        default: "",
+        values: "FILE",
+        doc: "append what it says to FILE instead of writing it to standard error",
+        apply: |config, value| path(&mut config.log_file, value),
+        show: |config, out| write!(out, "{}", Lossy(config.log_file.as_bytes())),
+    },
+];
+
+/// Longest [`KNLFIX_LOG_FILE`](KNOBS), in bytes, without the NUL.
+const PATH: usize = 1023;
+
+/// What the environment asks for.
+#[derive(Clone)]
+pub struct Config {
+    /// `KNLFIX`
+    pub enabled: bool,
+    /// `KNLFIX_AFFINITY`
+    pub affinity: bool,
+    /// `KNLFIX_THREADS`
+    pub threads: bool,
+    /// `KNLFIX_VIRTUAL_MASK`
+    pub virtual_mask: bool,
+    /// `KNLFIX_RUNTIMES`
+    pub runtimes: RuntimeList,
+    /// `KNLFIX_LOG`
+    pub log: LevelFilter,
+    /// `KNLFIX_LOG_FILE`: a path, or nothing for standard error. Copied, as a program may overwrite its environment.
+    pub log_file: Text<PATH>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Config {
+    /// What holds when no variable is set.
+    pub const fn new() -> Self {
+        Self {
+            enabled: true,
+            affinity: true,
+            threads: true,
+            virtual_mask: true,
+            runtimes: RuntimeList::EMPTY,
+            log: LevelFilter::Off,
+            log_file: Text::new(),
+        }
+    }
+
+    /// Applies `NAME=value` to the configuration. A variable that is not in the table, or whose value is malformed,
+    /// changes nothing but what [`Complaint`] says is used instead. An empty value is an unset variable.
+    pub fn apply<'a>(&mut self, variable: &'a [u8]) -> Result<(), Complaint<'a>> {
+        let Some((name, value)) = split(variable) else { return Ok(()) };
+        if !name.starts_with(b"KNLFIX") {
+            return Ok(());
+        }
+        let Some(knob) = KNOBS.iter().find(|knob| knob.name.as_bytes() == name) else {
+            // Only names of our own shape: KNLFIXTURE_PATH may be somebody else's.
+            return if name.starts_with(b"KNLFIX_") { Err(Complaint::Unknown { name }) } else { Ok(()) };
+        };
+        if value.is_empty() {
+            return Ok(());
+        }
+        (knob.apply)(self, value).map_err(|Malformed| {
+            if knob.name == "KNLFIX_LOG" {
+                // Whoever sets it wants to hear something, this complaint first.
+                self.log = LevelFilter::Warn;
+            }
+            Complaint::Malformed { knob, value, used: self.shown(knob) }
+        })
+    }
+
+    /// The value of `knob` in this configuration, as one would write it.
+    pub fn shown(&self, knob: &Knob) -> Text<96> {
+        let mut text = Text::new();
+        // A `Text` takes everything, so this can't fail.
+        let _ = (knob.show)(self, &mut text);
+        text
+    }
+}
+
+fn split(variable: &[u8]) -> Option<(&[u8], &[u8])> {
+    let at = variable.iter().position(|&byte| byte == b'=')?;
+    Some((variable.get(..at)?, variable.get(at + 1..)?))
+}
+
+/// What is wrong with a variable, and what is done instead: one line.
+pub enum Complaint<'a> {
+    /// A value that the variable doesn't take.
+    Malformed {
+        /// The variable.
+        knob: &'static Knob,
+        /// Its value.
+        value: &'a [u8],
+        /// What is used instead.
+        used: Text<96>,
+    },
+    /// `KNLFIX_...`, but not in the table.
+    Unknown {
+        /// The variable.
+        name: &'a [u8],
+    },
+}
+
+impl fmt::Display for Complaint<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Malformed { knob, value, used } => {
+                write!(f, "{}: \"{}\" is not {}; using ", knob.name, Lossy(value), knob.values)?;
+                if used.is_empty() { f.write_str("nothing") } else { write!(f, "{used}") }
+            }
+            Self::Unknown { name } => write!(f, "{}: there is no such variable; ignored", Lossy(name)),
+        }
+    }
+}
+
+const fn on_off(on: bool) -> &'static str {
+    if on { "on" } else { "off" }
+}
+
+fn switch(to: &mut bool, value: &[u8]) -> Result<(), Malformed> {
+    *to = match () {
+        () if one_of(value, &["on", "1", "yes", "true"]) => true,
+        () if one_of(value, &["off", "0", "no", "false"]) => false,
+        () => return Err(Malformed),
+    };
+    Ok(())
+}
+
+fn one_of(value: &[u8], words: &[&str]) -> bool {
+    words.iter().any(|word| value.eq_ignore_ascii_case(word.as_bytes()))
+}
+
+const LEVELS: [(&str, LevelFilter); 6] = [
+    ("off", LevelFilter::Off),
+    ("error", LevelFilter::Error),
+    ("warn", LevelFilter::Warn),
+    ("info", LevelFilter::Info),
+    ("debug", LevelFilter::Debug),
+    ("trace", LevelFilter::Trace),
+];
+
+fn level(value: &[u8]) -> Result<LevelFilter, Malformed> {
+    let found = LEVELS.iter().find(|(name, _)| value.eq_ignore_ascii_case(name.as_bytes()));
+    found.map(|&(_, level)| level).ok_or(Malformed)
+}
+
+fn level_name(level: LevelFilter) -> &'static str {
+    LEVELS.iter().find(|(_, other)| *other == level).map_or("off", |(name, _)| name)
+}
+
+fn path<const N: usize>(to: &mut Text<N>, value: &[u8]) -> Result<(), Malformed> {
+    if value.len() > N {
+        return Err(Malformed);
+    }
+    *to = Text::from_bytes(value);
+    Ok(())
+}
+
+/// The names of `KNLFIX_RUNTIMES`.
+#[derive(Clone)]
+pub struct RuntimeList {
+    text: Text<512>,
+}
+
+impl RuntimeList {
+    const EMPTY: Self = Self { text: Text::new() };
+
+    fn parse(value: &[u8]) -> Result<Self, Malformed> {
+        let list = Self { text: Text::from_bytes(value) };
+        let sane = |name: &[u8]| !name.is_empty() && !name.contains(&b'/');
+        if value.len() > 512 || !list.entries().all(|(_, name)| sane(name)) {
+            return Err(Malformed);
+        }
+        Ok(list)
+    }
+
+    /// (is a runtime, beginning of the file name)
+    fn entries(&self) -> impl Iterator<Item = (bool, &[u8])> {
+        let words = self.text.as_bytes().split(|&byte| byte == b',').filter(|word| !word.is_empty());
+        words.map(|word| match word {
+            [b'-', name @ ..] => (false, name),
+            [b'+', name @ ..] | name => (true, name),
+        })
+    }
+
+    /// Whether the user says that the library with this file name is a runtime; `None` if the user says nothing. The
+    /// last entry that fits wins.
+    pub fn verdict(&self, file_name: &[u8]) -> Option<bool> {
+        self.entries().filter(|(_, name)| file_name.starts_with(name)).last().map(|(is, _)| is)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(variables: &[&str]) -> (Config, Vec<String>) {
+        let mut config = Config::new();
+        let complaints =
+            variables.iter().filter_map(|one| config.apply(one.as_bytes()).err()).map(|one| one.to_string()).collect();
+        (config, complaints)
+    }
+
+    #[test]
+    fn every_default_is_what_an_empty_environment_gives() {
+        let config = Config::new();
+        for knob in &KNOBS {
+            assert_eq!(config.shown(knob).to_string(), knob.default, "{}", knob.name);
+            let variable = format!("{}={}", knob.name, knob.default);
+            let mut again = Config::new();
+            assert!(again.apply(variable.as_bytes()).is_ok(), "{variable}");
+            assert_eq!(again.shown(knob).to_string(), knob.default, "{variable}");
+        }
+    }
+
+    #[test]
+    fn every_malformed_value_is_named_with_what_is_used_instead() {
+        for knob in KNOBS.iter().filter(|knob| knob.values == SWITCH) {
+            let (config, complaints) = read(&[&format!("{}=maybe", knob.name)]);
+            assert_eq!(complaints, [format!("{}: \"maybe\" is not on|off; using on", knob.name)]);
+            assert_eq!(config.shown(knob).to_string(), "on");
+        }
+        let (config, complaints) = read(&["KNLFIX_LOG=loud"]);
+        assert_eq!(complaints, ["KNLFIX_LOG: \"loud\" is not off|error|warn|info|debug|trace; using warn"]);
+        assert_eq!(config.log, LevelFilter::Warn);
+        assert_eq!(read(&["KNLFIX_RUNTIMES=/usr/lib/x.so"]).1.len(), 1);
+        assert_eq!(read(&[&format!("KNLFIX_LOG_FILE={}", "x".repeat(1024))]).1.len(), 1);
+        assert_eq!(read(&[&format!("KNLFIX_RUNTIMES={}", "x".repeat(513))]).1.len(), 1);
+    }
+
+    #[test]
+    fn switches_take_the_usual_words() {
+        for (word, on) in [("0", false), ("OFF", false), ("No", false), ("false", false), ("1", true), ("Yes", true)] {
+            assert_eq!(read(&[&format!("KNLFIX={word}")]).0.enabled, on, "{word}");
+        }
+    }
+
+    #[test]
+    fn a_misspelt_variable_is_named() {
+        assert_eq!(read(&["KNLFIX_AFINITY=0"]).1, ["KNLFIX_AFINITY: there is no such variable; ignored"]);
+        assert_eq!(read(&["KNLFIXTURES=0", "OTHER=1", "KNLFIX", "="]).1, Vec::<String>::new());
+    }
+
+    #[test]
+    fn the_runtime_list_adds_and_removes_and_the_last_word_wins() {
+        let (config, _) = read(&["KNLFIX_RUNTIMES=libmine,-libgomp,+libgomp-x"]);
+        assert_eq!(config.runtimes.verdict(b"libmine.so.3"), Some(true));
+        assert_eq!(config.runtimes.verdict(b"libgomp.so.1"), Some(false));
+        assert_eq!(config.runtimes.verdict(b"libgomp-x.so.1"), Some(true));
+        assert_eq!(config.runtimes.verdict(b"libomp.so"), None);
+    }
+}

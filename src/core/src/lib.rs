@@ -1,0 +1,16 @@
+//! The decisions of libknlfix, without a single hook.
+//!
+//! Everything here runs inside foreign processes, also between `fork` and `exec` and in signal handlers. So nothing
+//! allocates, locks, blocks or calls libc; all state is plain memory with atomics, and the hooks in `knlfix-preload`
+//! pass in what the kernel said. That also makes every decision testable without a preload.
+//!
+//! * [`cpumask`]: sets of CPUs, their textual forms and their algebra
+//! * [`pins`]: which thread carries a runtime's pin, and the user mask under it
+//! * [`config`]: the one table of environment variables
+//! * [`text`]: formatting into a fixed buffer
+#![cfg_attr(not(test), no_std)]
+
+pub mod config;
+pub mod cpumask;
+pub mod pins;
+pub mod text;

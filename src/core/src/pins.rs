@@ -1,0 +1,470 @@
+//! Which threads carry a runtime's pin, and the user mask under each.
+//!
+//! A *pin* is a mask that a threading runtime set; a *user mask* is a mask that anybody else set. The table remembers,
+//! for each pinned thread of this process, the fingerprint of the pin and the user mask that was there before it.
+//!
+//! **A record counts only while the thread's mask still equals the pin.** Every question hands in the mask the kernel
+//! reports now; a thread that somebody moved since (`taskset -p` from outside, which no hook sees) is not pinned any
+//! more, and nothing has to notice the move.
+//!
+//! # Memory
+//! One static table, no lock, no allocation. A thread is found by its `pthread_t` (which fork and vfork children
+//! share with the thread that made them) in a window of [`WINDOW`] slots. A slot is
+//!
+//! | `key` | `pin` | means |
+//! |---|---|---|
+//! | 0 | any | free |
+//! | k | 0 | thread k is known and not pinned |
+//! | k | p | thread k was pinned to the mask with fingerprint p; `user` indexes the mask under it |
+//!
+//! `key` goes from 0 to k once, by compare-and-swap, and from a dead k to a new one in the same way. The rest is
+//! written by the thread itself (a runtime pins the thread it runs on) or by a thread that sets another's mask; `pin`
+//! is zeroed first and written last, so a reader that finds the same `pin` before and after it read `user` has a pair
+//! that belongs together. Two threads that set one thread's mask at the same time race in the kernel too; the record
+//! then holds either one's view, and the rule above discards it if the kernel decided otherwise.
+//!
+//! User masks are kept apart, each once (a process has one or two), and stay until the process forks.
+
+use crate::cpumask::CpuMask;
+use core::cell::UnsafeCell;
+use core::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+
+/// Threads that can be known at a time: more than the CPUs of any node, times the runtimes in a process.
+const SLOTS: usize = 8192;
+/// Slots in which a thread can be found, from its hash on.
+const WINDOW: usize = 32;
+/// Different user masks a process can have under its pins.
+const USER_MASKS: usize = 256;
+
+/// A thread as its process knows it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Thread {
+    /// `pthread_self()`; never 0.
+    pub key: usize,
+    /// `gettid()`. Tells a thread from an earlier one whose stack, and so whose `pthread_t`, it has inherited.
+    pub tid: i32,
+}
+
+/// An index into the user masks, handed from the creator of a thread to the thread.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct UserMask(u16);
+
+/// Which runtime set a pin: the preload's own number for it, 0 when it has none.
+pub type RuntimeId = u8;
+
+/// What a mask set by a runtime turned out to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Seen {
+    /// A pin, now on record.
+    Pinned,
+    /// The user mask again: the runtime took its pin back.
+    Lifted,
+    /// The mask the thread had before, and that was no pin.
+    Unchanged,
+    /// A pin that found no room in the table: this thread's children stay as the runtime made them.
+    NoRoom,
+}
+
+#[derive(Default)]
+struct Slot {
+    key: AtomicUsize,
+    pin: AtomicU64,
+    tid: AtomicI32,
+    /// `UserMask` in the low 16 bits, `RuntimeId` in the next 8.
+    user: AtomicU32,
+}
+
+impl Slot {
+    const FREE: Self =
+        Self { key: AtomicUsize::new(0), pin: AtomicU64::new(0), tid: AtomicI32::new(0), user: AtomicU32::new(0) };
+
+    fn write(&self, tid: i32, user: u32, pin: u64) {
+        self.pin.store(0, Ordering::Release);
+        self.tid.store(tid, Ordering::Relaxed);
+        self.user.store(user, Ordering::Relaxed);
+        self.pin.store(pin, Ordering::Release);
+    }
+
+    /// `user`, if this slot says that the thread is pinned to `pin`.
+    fn user_under(&self, pin: u64) -> Option<u32> {
+        if self.pin.load(Ordering::Acquire) != pin {
+            return None;
+        }
+        let user = self.user.load(Ordering::Acquire);
+        (self.pin.load(Ordering::Acquire) == pin).then_some(user)
+    }
+}
+
+/// The table. Make one, as a `static`.
+pub struct Pins {
+    slots: [Slot; SLOTS],
+    masks: [Interned; USER_MASKS],
+}
+
+impl Default for Pins {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Pins {
+    /// The empty table.
+    pub const fn new() -> Self {
+        Self { slots: [const { Slot::FREE }; SLOTS], masks: [const { Interned::FREE }; USER_MASKS] }
+    }
+
+    fn window(&self, key: usize) -> impl Iterator<Item = &Slot> {
+        // Thread stacks lie a power of two apart: Fibonacci hashing spreads them.
+        let start = ((key >> 6).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - SLOTS.trailing_zeros())) & (SLOTS - 1);
+        (0..WINDOW).filter_map(move |step| self.slots.get((start + step) & (SLOTS - 1)))
+    }
+
+    fn known(&self, key: usize) -> impl Iterator<Item = &Slot> {
+        self.window(key).filter(move |slot| slot.key.load(Ordering::Acquire) == key)
+    }
+
+    fn claim(&self, key: usize, alive: impl Fn(i32) -> bool) -> Option<&Slot> {
+        if let Some(slot) = self.known(key).next() {
+            return Some(slot);
+        }
+        let take = |slot: &Slot, old| slot.key.compare_exchange(old, key, Ordering::AcqRel, Ordering::Relaxed).is_ok();
+        self.window(key).find(|slot| take(slot, 0)).or_else(|| {
+            self.window(key).find(|slot| {
+                let old = slot.key.load(Ordering::Acquire);
+                let tid = slot.tid.load(Ordering::Acquire);
+                tid != 0 && !alive(tid) && take(slot, old)
+            })
+        })
+    }
+
+    /// A runtime changed `thread`'s mask from `before` to `after` (both as the kernel reports them). `alive` says
+    /// whether a thread of this process still runs; it is asked only when the table is crowded.
+    pub fn set_by_runtime(
+        &self,
+        thread: Thread,
+        before: &CpuMask,
+        after: &CpuMask,
+        runtime: RuntimeId,
+        alive: impl Fn(i32) -> bool,
+    ) -> Seen {
+        let pinned = self.user_of(thread, before);
+        let user = pinned.map_or(before, |(mask, _)| mask);
+        if user == after {
+            // LLVM walks through every CPU while it looks for the topology and then goes back: that was no pin.
+            self.forget(thread.key);
+            return if pinned.is_some() { Seen::Lifted } else { Seen::Unchanged };
+        }
+        let Some(mask) = self.intern(user) else { return Seen::NoRoom };
+        self.record(thread, mask, runtime, after, alive)
+    }
+
+    /// Puts on record that `thread` is pinned to `pin` with the mask `user` under it: a thread that a runtime made
+    /// with the pin in its attributes, or one that has inherited it.
+    pub fn record(
+        &self,
+        thread: Thread,
+        user: UserMask,
+        runtime: RuntimeId,
+        pin: &CpuMask,
+        alive: impl Fn(i32) -> bool,
+    ) -> Seen {
+        let Some(slot) = self.claim(thread.key, alive) else { return Seen::NoRoom };
+        slot.write(thread.tid, u32::from(user.0) | u32::from(runtime) << 16, pin.fingerprint());
+        Seen::Pinned
+    }
+
+    /// Somebody who is no runtime set the mask of the thread with this `pthread_t`: whatever it is now, it stays.
+    /// Tells whether the thread was on record as pinned.
+    pub fn forget(&self, key: usize) -> bool {
+        self.known(key).fold(false, |was, slot| slot.pin.swap(0, Ordering::AcqRel) != 0 || was)
+    }
+
+    /// As [`forget`](Self::forget), for a thread known by its number alone.
+    pub fn forget_tid(&self, tid: i32) -> bool {
+        self.with_tid(tid).fold(false, |was, slot| slot.pin.swap(0, Ordering::AcqRel) != 0 || was)
+    }
+
+    fn with_tid(&self, tid: i32) -> impl Iterator<Item = &Slot> {
+        self.slots
+            .iter()
+            .filter(move |slot| slot.key.load(Ordering::Acquire) != 0 && slot.tid.load(Ordering::Acquire) == tid)
+    }
+
+    /// Whether anything says that this thread was pinned, whatever its mask is now.
+    pub fn was_pinned(&self, key: usize) -> bool {
+        self.known(key).any(|slot| slot.pin.load(Ordering::Acquire) != 0)
+    }
+
+    /// The user mask under the pin of `thread`, whose mask is `current`, and who pinned it; `None` if it isn't pinned.
+    pub fn user_of(&self, thread: Thread, current: &CpuMask) -> Option<(&CpuMask, RuntimeId)> {
+        let pin = current.fingerprint();
+        self.known(thread.key)
+            .filter(|slot| slot.tid.load(Ordering::Acquire) == thread.tid)
+            .find_map(|slot| self.unpack(slot.user_under(pin)?))
+    }
+
+    /// As [`user_of`](Self::user_of), in a forked child: its only thread has the `pthread_t` of the thread that
+    /// forked, and a number of its own.
+    pub fn user_of_forked(&self, key: usize, current: &CpuMask) -> Option<(&CpuMask, RuntimeId)> {
+        let pin = current.fingerprint();
+        self.known(key).find_map(|slot| self.unpack(slot.user_under(pin)?))
+    }
+
+    /// As [`user_of`](Self::user_of), for another thread of this process, known by its number alone.
+    pub fn user_of_tid(&self, tid: i32, current: &CpuMask) -> Option<(&CpuMask, RuntimeId)> {
+        let pin = current.fingerprint();
+        self.with_tid(tid).find_map(|slot| self.unpack(slot.user_under(pin)?))
+    }
+
+    fn unpack(&self, user: u32) -> Option<(&CpuMask, RuntimeId)> {
+        Some((self.mask(UserMask(user as u16))?, (user >> 16) as u8))
+    }
+
+    /// Keeps a user mask for a thread about to be made; `None` when 256 different ones are kept already.
+    pub fn intern(&self, mask: &CpuMask) -> Option<UserMask> {
+        self.masks.iter().position(|entry| entry.is_or_becomes(mask)).map(|at| UserMask(at as u16))
+    }
+
+    /// A mask that was kept; `None` if the process has forked since.
+    pub fn mask(&self, user: UserMask) -> Option<&CpuMask> {
+        self.masks.get(usize::from(user.0))?.get()
+    }
+
+    /// Empties the table: in a forked child, where no thread that was on record lives on.
+    ///
+    /// # Safety
+    /// No reference that this table handed out may be in use, and no other thread may use the table.
+    pub unsafe fn clear(&self) {
+        for slot in self.slots.iter().filter(|slot| slot.key.load(Ordering::Relaxed) != 0) {
+            slot.pin.store(0, Ordering::Relaxed);
+            slot.tid.store(0, Ordering::Relaxed);
+            slot.key.store(0, Ordering::Relaxed);
+        }
+        for entry in self.masks.iter().filter(|entry| entry.state.load(Ordering::Relaxed) != Interned::EMPTY) {
+            entry.state.store(Interned::EMPTY, Ordering::Relaxed);
+        }
+    }
+}
+
+/// A user mask, written once.
+struct Interned {
+    state: AtomicU32,
+    mask: UnsafeCell<CpuMask>,
+}
+
+// SAFETY: `mask` is written only by the thread that took `state` from EMPTY to WRITING, and read only after READY.
+unsafe impl Sync for Interned {}
+
+impl Interned {
+    const EMPTY: u32 = 0;
+    const WRITING: u32 = 1;
+    const READY: u32 = 2;
+    const FREE: Self = Self { state: AtomicU32::new(Self::EMPTY), mask: UnsafeCell::new(CpuMask::EMPTY) };
+
+    fn get(&self) -> Option<&CpuMask> {
+        // SAFETY: READY was stored after the mask was written, and nobody writes a READY mask (see `Pins::clear`).
+        (self.state.load(Ordering::Acquire) == Self::READY).then(|| unsafe { &*self.mask.get() })
+    }
+
+    /// Whether this entry holds `mask`, taking the entry if it is free. One that another thread is just writing counts
+    /// as another mask: a mask kept twice does no harm, and neither does one that a fork caught half written.
+    fn is_or_becomes(&self, mask: &CpuMask) -> bool {
+        if let Some(kept) = self.get() {
+            return kept == mask;
+        }
+        let taken =
+            self.state.compare_exchange(Self::EMPTY, Self::WRITING, Ordering::AcqRel, Ordering::Relaxed).is_ok();
+        if taken {
+            // SAFETY: the exchange above made this thread the only one that may touch the mask until READY.
+            unsafe { *self.mask.get() = mask.clone() };
+            self.state.store(Self::READY, Ordering::Release);
+        }
+        taken
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::HashMap;
+
+    const ME: Thread = Thread { key: 0x7f00_0000_0740, tid: 100 };
+    const PEER: Thread = Thread { key: 0x7f00_0080_0740, tid: 101 };
+
+    fn mask(list: &str) -> CpuMask {
+        CpuMask::parse_list(list).unwrap()
+    }
+
+    fn pins() -> Box<Pins> {
+        // SAFETY: all zeros is the empty table (`Slot::FREE`, `Interned::FREE`); on the heap, as it is 450 kB.
+        unsafe { Box::<Pins>::new_zeroed().assume_init() }
+    }
+
+    fn user(pins: &Pins, thread: Thread, now: &str) -> Option<String> {
+        pins.user_of(thread, &mask(now)).map(|(user, _)| user.to_string())
+    }
+
+    fn pin(pins: &Pins, thread: Thread, before: &str, after: &str) -> Seen {
+        pins.set_by_runtime(thread, &mask(before), &mask(after), 0, |_| true)
+    }
+
+    #[test]
+    fn a_pin_keeps_the_user_mask_under_it() {
+        let pins = pins();
+        assert_eq!(pin(&pins, ME, "0-3", "0"), Seen::Pinned);
+        assert_eq!(user(&pins, ME, "0").as_deref(), Some("0-3"));
+        assert_eq!(user(&pins, PEER, "0"), None);
+    }
+
+    #[test]
+    fn a_record_counts_only_while_the_mask_equals_the_pin() {
+        let pins = pins();
+        pin(&pins, ME, "0-3", "0");
+        assert_eq!(user(&pins, ME, "1"), None, "moved from outside");
+        assert_eq!(user(&pins, ME, "0").as_deref(), Some("0-3"), "and back");
+    }
+
+    #[test]
+    fn topology_discovery_is_no_pin_and_the_last_mask_counts() {
+        let pins = pins();
+        for (before, after) in [("0-3", "0"), ("0", "1"), ("1", "2"), ("2", "3")] {
+            assert_eq!(pin(&pins, ME, before, after), Seen::Pinned);
+        }
+        assert_eq!(pin(&pins, ME, "3", "0-3"), Seen::Lifted);
+        assert_eq!(user(&pins, ME, "0-3"), None);
+        pin(&pins, ME, "0-3", "2");
+        assert_eq!(user(&pins, ME, "2").as_deref(), Some("0-3"));
+    }
+
+    #[test]
+    fn norespect_never_widens_the_user_mask() {
+        let pins = pins();
+        assert_eq!(pin(&pins, ME, "1", "0-3"), Seen::Pinned);
+        assert_eq!(user(&pins, ME, "0-3").as_deref(), Some("1"));
+    }
+
+    #[test]
+    fn a_user_mask_equal_to_the_pin_is_the_users() {
+        let pins = pins();
+        pin(&pins, ME, "0-3", "0");
+        assert!(pins.forget(ME.key));
+        assert_eq!(user(&pins, ME, "0"), None);
+        assert_eq!(pin(&pins, ME, "0", "0"), Seen::Unchanged, "the runtime pins there once more");
+        assert_eq!(user(&pins, ME, "0"), None);
+    }
+
+    #[test]
+    fn by_number_from_another_thread() {
+        let pins = pins();
+        pin(&pins, ME, "0-3", "0");
+        assert_eq!(pins.user_of_tid(100, &mask("0")).map(|(user, _)| user.to_string()).as_deref(), Some("0-3"));
+        assert!(!pins.forget_tid(101));
+        assert!(pins.forget_tid(100));
+        assert_eq!(user(&pins, ME, "0"), None);
+    }
+
+    #[test]
+    fn a_thread_with_a_dead_ones_stack_is_another_thread() {
+        let pins = pins();
+        pin(&pins, ME, "0-3", "0");
+        let reborn = Thread { tid: 200, ..ME };
+        assert_eq!(user(&pins, reborn, "0"), None);
+        assert_eq!(pins.user_of_forked(ME.key, &mask("0")).map(|(user, _)| user.to_string()).as_deref(), Some("0-3"));
+    }
+
+    #[test]
+    fn who_pinned_is_kept() {
+        let pins = pins();
+        pins.set_by_runtime(ME, &mask("0-3"), &mask("0"), 7, |_| true);
+        assert_eq!(pins.user_of(ME, &mask("0")).unwrap().1, 7);
+    }
+
+    #[test]
+    fn dead_threads_make_room_and_living_ones_do_not() {
+        let pins = pins();
+        let thread = |n: usize| Thread { key: 0x1000 + n * 0x80_1000, tid: n as i32 + 1 };
+        let crowd = 100_000;
+        for n in 0..crowd {
+            let alive = |tid: i32| tid as usize + 2000 > n;
+            let seen = pins.set_by_runtime(thread(n), &mask("0-3"), &mask("0"), 0, alive);
+            assert_eq!(seen, Seen::Pinned, "thread {n}");
+        }
+        for n in crowd - 1900..crowd {
+            assert_eq!(user(&pins, thread(n), "0").as_deref(), Some("0-3"), "thread {n}");
+        }
+        let refused = (0..20_000).filter(|n| {
+            let thread = Thread { key: 0x5000_0000_0000 + n * 0x1000, tid: 1 << 20 };
+            pins.set_by_runtime(thread, &mask("0-3"), &mask("0"), 0, |_| true) == Seen::NoRoom
+        });
+        assert!(refused.count() > 0);
+    }
+
+    #[test]
+    fn user_masks_run_out_without_harm() {
+        let pins = pins();
+        for cpu in 0..USER_MASKS {
+            assert!(pins.intern(&CpuMask::of([cpu, 8000])).is_some());
+        }
+        assert_eq!(pin(&pins, ME, "0-3", "0"), Seen::NoRoom);
+        assert_eq!(pins.intern(&CpuMask::of([5, 8000])), pins.intern(&CpuMask::of([5, 8000])));
+        // SAFETY: one thread, no reference kept.
+        unsafe { pins.clear() };
+        assert_eq!(pin(&pins, ME, "0-3", "0"), Seen::Pinned);
+    }
+
+    /// What happened to a thread, in the order in which it happened.
+    #[derive(Debug, Clone)]
+    enum Event {
+        Runtime(usize, u8),
+        User(usize, u8),
+        Outside(usize, u8),
+    }
+
+    fn events() -> impl Strategy<Value = Vec<Event>> {
+        let one = (0..4usize, 1..16u8, 0..3).prop_map(|(thread, mask, who)| match who {
+            0 => Event::Runtime(thread, mask),
+            1 => Event::User(thread, mask),
+            _ => Event::Outside(thread, mask),
+        });
+        prop::collection::vec(one, 0..40)
+    }
+
+    proptest! {
+        /// Against a model that remembers who set what: a thread's child gets its mask unless a runtime set it last,
+        /// and then the mask that was there before the runtimes came.
+        #[test]
+        fn agrees_with_a_model_that_remembers_everything(events in events()) {
+            let pins = pins();
+            let thread = |n: usize| Thread { key: 0x1000 * (n + 1), tid: n as i32 + 1 };
+            let bits = |mask: u8| CpuMask::from_bytes(&[mask]);
+            let mut now = HashMap::<usize, (u8, Option<u8>)>::new();
+            for event in events {
+                match event {
+                    Event::Runtime(n, mask) => {
+                        let (before, under) = now.get(&n).copied().unwrap_or((15, None));
+                        pins.set_by_runtime(thread(n), &bits(before), &bits(mask), 0, |_| true);
+                        let user = under.unwrap_or(before);
+                        now.insert(n, (mask, (user != mask).then_some(user)));
+                    }
+                    Event::User(n, mask) => {
+                        pins.forget(thread(n).key);
+                        now.insert(n, (mask, None));
+                    }
+                    Event::Outside(n, mask) => {
+                        // To the mask it has: nothing happened. Elsewhere, and never back: the pin is void.
+                        let (before, under) = now.get(&n).copied().unwrap_or((15, None));
+                        if mask != before && under.is_none() {
+                            now.insert(n, (mask, None));
+                            pins.forget(thread(n).key);
+                        }
+                    }
+                }
+                for (&n, &(mask, under)) in &now {
+                    let got = pins.user_of(thread(n), &bits(mask)).map(|(user, _)| user.clone());
+                    prop_assert_eq!(got, under.map(bits));
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,219 @@
+//! Looking a name up in the dynamic symbol table of one loaded object.
+//!
+//! Not `dlsym`: it moved between libraries (a reference made on glibc 2.36 does not load on 2.31), takes the loader's
+//! lock, may allocate, and looks into an object's dependencies too, while we ask whether *this* object is a runtime.
+
+use core::ffi::CStr;
+
+#[repr(C)]
+struct Dyn {
+    tag: i64,
+    value: usize,
+}
+
+#[repr(C)]
+struct Sym {
+    name: u32,
+    info: u8,
+    other: u8,
+    section: u16,
+    value: usize,
+    size: u64,
+}
+
+const DT_NULL: i64 = 0;
+const DT_HASH: i64 = 4;
+const DT_STRTAB: i64 = 5;
+const DT_SYMTAB: i64 = 6;
+const DT_STRSZ: i64 = 10;
+const DT_SONAME: i64 = 14;
+const DT_GNU_HASH: i64 = 0x6fff_fef5;
+const DT_VERSYM: i64 = 0x6fff_fff0;
+
+const STT_FUNC: u8 = 2;
+const VERSION_HIDDEN: u16 = 0x8000;
+
+/// The dynamic section of an object that is loaded.
+#[derive(Clone, Copy)]
+pub(crate) struct Object {
+    base: usize,
+    symbols: *const Sym,
+    strings: *const u8,
+    strings_len: usize,
+    versions: *const u16,
+    gnu_hash: *const u32,
+    hash: *const u32,
+    soname: Option<usize>,
+}
+
+impl Object {
+    /// The object that the loader describes.
+    ///
+    /// # Safety
+    /// As for [`at`](Self::at).
+    pub(crate) unsafe fn of(info: &libc::dl_phdr_info) -> Option<Self> {
+        let dynamic = crate::caller::program_headers(info).iter().find(|header| header.p_type == libc::PT_DYNAMIC)?;
+        // SAFETY: the loader's own description, and the caller's promise.
+        unsafe { Self::at(info.dlpi_addr as usize, (info.dlpi_addr + dynamic.p_vaddr) as *const _) }
+    }
+
+    /// Reads the dynamic section at `dynamic` of the object loaded at `base`.
+    ///
+    /// # Safety
+    /// `dynamic` must be the dynamic section of an object that the loader has mapped at `base`, and the object must
+    /// stay mapped while the result is in use.
+    pub(crate) unsafe fn at(base: usize, dynamic: *const core::ffi::c_void) -> Option<Self> {
+        let mut found = [0_usize; 7];
+        let mut entry = dynamic.cast::<Dyn>();
+        if entry.is_null() {
+            return None;
+        }
+        loop {
+            // SAFETY: a dynamic section goes on to its DT_NULL entry.
+            let (tag, value) = unsafe { ((*entry).tag, (*entry).value) };
+            let slot = match tag {
+                DT_NULL => break,
+                DT_SYMTAB => 0,
+                DT_STRTAB => 1,
+                DT_STRSZ => 2,
+                DT_VERSYM => 3,
+                DT_GNU_HASH => 4,
+                DT_HASH => 5,
+                DT_SONAME => 6,
+                _ => 7,
+            };
+            if let Some(slot) = found.get_mut(slot) {
+                *slot = value;
+            }
+            // SAFETY: not DT_NULL yet, so there is another.
+            entry = unsafe { entry.add(1) };
+        }
+        let [symbols, strings, strings_len, versions, gnu_hash, hash, soname] = found;
+        // glibc relocates these entries in place, except in a read-only dynamic section (the vDSO's).
+        let address = |value: usize| match value {
+            0 => 0,
+            low if low < base => base + low,
+            absolute => absolute,
+        };
+        (symbols != 0 && strings != 0 && (gnu_hash != 0 || hash != 0)).then(|| Self {
+            base,
+            symbols: address(symbols) as *const Sym,
+            strings: address(strings) as *const u8,
+            strings_len,
+            versions: address(versions) as *const u16,
+            gnu_hash: address(gnu_hash) as *const u32,
+            hash: address(hash) as *const u32,
+            soname: (soname != 0).then_some(soname),
+        })
+    }
+
+    /// Where it is loaded.
+    pub(crate) const fn base(&self) -> usize {
+        self.base
+    }
+
+    fn string(&self, at: usize) -> &CStr {
+        if at >= self.strings_len {
+            return c"";
+        }
+        // SAFETY: inside the string table, which ends with a NUL.
+        unsafe { CStr::from_ptr(self.strings.add(at).cast()) }
+    }
+
+    /// The object's `DT_SONAME`, empty if it has none.
+    pub(crate) fn soname(&self) -> &CStr {
+        self.soname.map_or(c"", |at| self.string(at))
+    }
+
+    /// Whether the object itself defines `name`.
+    pub(crate) fn defines(&self, name: &CStr) -> bool {
+        self.find(name, |_| true).is_some()
+    }
+
+    /// The address of the function `name` in its default version, or in any.
+    pub(crate) fn function(&self, name: &CStr, any_version: bool) -> Option<usize> {
+        // An indirect function (glibc 2.31's libpthread has them for fork and system) only leads to libc's own.
+        let index = self.find(name, |index| {
+            self.symbol(index).info & 0xf == STT_FUNC && (any_version || !self.hidden(index))
+        })?;
+        Some(self.base + self.symbol(index).value)
+    }
+
+    fn symbol(&self, index: usize) -> &Sym {
+        // SAFETY: indices come from the object's own hash table.
+        unsafe { &*self.symbols.add(index) }
+    }
+
+    fn hidden(&self, index: usize) -> bool {
+        // SAFETY: one entry per symbol.
+        !self.versions.is_null() && unsafe { *self.versions.add(index) } & VERSION_HIDDEN != 0
+    }
+
+    fn is(&self, index: usize, name: &CStr) -> bool {
+        let symbol = self.symbol(index);
+        symbol.section != 0 && symbol.value != 0 && self.string(symbol.name as usize) == name
+    }
+
+    fn find(&self, name: &CStr, accept: impl Fn(usize) -> bool) -> Option<usize> {
+        if self.gnu_hash.is_null() { self.find_sysv(name, accept) } else { self.find_gnu(name, accept) }
+    }
+
+    fn find_gnu(&self, name: &CStr, accept: impl Fn(usize) -> bool) -> Option<usize> {
+        let hash = name.to_bytes().iter().fold(5381_u32, |hash, &byte| hash.wrapping_mul(33).wrapping_add(byte.into()));
+        // SAFETY: the layout of DT_GNU_HASH: four words, the Bloom filter in 64-bit words, the buckets, the chains.
+        unsafe {
+            let table = self.gnu_hash;
+            let (buckets, first) = (*table as usize, *table.add(1) as usize);
+            let (bloom_words, shift) = (*table.add(2) as usize, *table.add(3));
+            if buckets == 0 || bloom_words == 0 {
+                return None;
+            }
+            let bloom = table.add(4).cast::<u64>();
+            let word = bloom.add(hash as usize / 64 % bloom_words).read_unaligned();
+            if word >> (hash % 64) & word >> ((hash >> (shift % 32)) % 64) & 1 == 0 {
+                return None;
+            }
+            let bucket = table.add(4 + 2 * bloom_words);
+            let chain = bucket.add(buckets);
+            let mut index = *bucket.add(hash as usize % buckets) as usize;
+            if index < first {
+                return None;
+            }
+            loop {
+                let entry = *chain.add(index - first);
+                if entry | 1 == hash | 1 && self.is(index, name) && accept(index) {
+                    return Some(index);
+                }
+                if entry & 1 == 1 {
+                    return None;
+                }
+                index += 1;
+            }
+        }
+    }
+
+    fn find_sysv(&self, name: &CStr, accept: impl Fn(usize) -> bool) -> Option<usize> {
+        let hash = name.to_bytes().iter().fold(0_u32, |hash, &byte| {
+            let hash = (hash << 4).wrapping_add(byte.into());
+            let high = hash & 0xf000_0000;
+            (hash ^ high >> 24) & !high
+        });
+        // SAFETY: the layout of DT_HASH: bucket count, symbol count, the buckets, one chain entry per symbol.
+        unsafe {
+            let (buckets, symbols) = (*self.hash as usize, *self.hash.add(1) as usize);
+            if buckets == 0 {
+                return None;
+            }
+            let bucket = self.hash.add(2);
+            let chain = bucket.add(buckets);
+            let mut index = *bucket.add(hash as usize % buckets) as usize;
+            while index != 0 && index < symbols {
+                if self.is(index, name) && accept(index) {
+                    return Some(index);
+                }
+                index = *chain.add(index) as usize;
+            }
+            None
+        }
+    }
+}

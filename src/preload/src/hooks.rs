@@ -1,0 +1,354 @@
+//! Every name that we hook, on one screen. A hook converts its arguments, asks whether there is anything to do, and
+//! passes on; what it does is in [`crate::affinity`] and [`crate::process`].
+//!
+//! | names | what happens |
+//! |---|---|
+//! | `sched_setaffinity` `pthread_setaffinity_np` | [`observe`]: who set it? |
+//! | `sched_getaffinity` `pthread_getaffinity_np` | [`query`]: who asks? |
+//! | `syscall` | both, and every fork and exec below |
+//! | `fork` `__fork` `_Fork` `forkpty` `daemon` | [`repair::settle`] in the child |
+//! | `vfork` `__vfork` | [`birth`]: the child is born with the user mask |
+//! | `clone` `__clone` | [`crate::process::clone`] |
+//! | `execve` `execv` `execvp` `execvpe` `execl` `execlp` `execle` `fexecve` `execveat` | [`Widened`] until it fails |
+//! | `posix_spawn` `posix_spawnp` `pidfd_spawn` `pidfd_spawnp` `system` `popen` | [`Widened`] for the call |
+//! | `pthread_create` `thrd_create` | [`thread`]: the new thread starts with the user mask |
+//!
+//! Each public name needs its own hook: inside libc, `popen` calls no `posix_spawn` and `execl` no `execve` that
+//! anybody could interpose.
+
+use crate::affinity::repair::{self, Widened};
+use crate::affinity::{Target, observe, query};
+use crate::caller::Via;
+use crate::next::{self, Any, Argv, CloneStart, Start};
+use crate::process::{birth, clone as cloning, thread};
+use crate::state;
+use core::arch::naked_asm;
+use libc::{c_char, c_int, c_long, pid_t, size_t};
+
+/// Passes the return address on as one more argument, in `$register`.
+macro_rules! with_return_address {
+    ($(#[$doc:meta])* $name:ident, $register:literal, $inner:ident) => {
+        $(#[$doc])*
+        #[unsafe(no_mangle)]
+        #[unsafe(naked)]
+        unsafe extern "C" fn $name() {
+            naked_asm!(concat!("mov ", $register, ", [rsp]"), "jmp {inner}", inner = sym $inner)
+        }
+    };
+}
+
+// Masks ----------------------------------------------------------------------------------------------------------
+
+with_return_address!(sched_setaffinity, "rcx", on_sched_setaffinity);
+with_return_address!(sched_getaffinity, "rcx", on_sched_getaffinity);
+with_return_address!(pthread_setaffinity_np, "rcx", on_pthread_setaffinity_np);
+with_return_address!(pthread_getaffinity_np, "rcx", on_pthread_getaffinity_np);
+
+unsafe extern "C" fn on_sched_setaffinity(tid: pid_t, size: size_t, mask: *const u8, from: usize) -> c_int {
+    observe::set(Target::of_tid(tid), Via::Sched, from, || {
+        // SAFETY: the caller's own arguments.
+        let result = unsafe { next::sched_setaffinity()(tid, size, mask) };
+        (result == 0, result)
+    })
+}
+
+unsafe extern "C" fn on_pthread_setaffinity_np(key: usize, size: size_t, mask: *const u8, from: usize) -> c_int {
+    observe::set(Target::of_key(key), Via::Pthread, from, || {
+        // SAFETY: the caller's own arguments.
+        let error = unsafe { next::pthread_setaffinity_np()(key, size, mask) };
+        (error == 0, error)
+    })
+}
+
+unsafe extern "C" fn on_sched_getaffinity(tid: pid_t, size: size_t, mask: *mut u8, from: usize) -> c_int {
+    // SAFETY: the caller's own arguments.
+    let result = unsafe { next::sched_getaffinity()(tid, size, mask) };
+    if result == 0 && state::active() {
+        // SAFETY: libc has just written all of it.
+        query::answer(Target::of_tid(tid), from, unsafe { core::slice::from_raw_parts_mut(mask, size) });
+    }
+    result
+}
+
+unsafe extern "C" fn on_pthread_getaffinity_np(key: usize, size: size_t, mask: *mut u8, from: usize) -> c_int {
+    // SAFETY: the caller's own arguments.
+    let error = unsafe { next::pthread_getaffinity_np()(key, size, mask) };
+    if error == 0 && state::active() {
+        // SAFETY: libc has just written all of it.
+        query::answer(Target::of_key(key), from, unsafe { core::slice::from_raw_parts_mut(mask, size) });
+    }
+    error
+}
+
+/// `syscall()`: straight through, but for the calls that are hooked under their own names too.
+#[unsafe(no_mangle)]
+#[unsafe(naked)]
+unsafe extern "C" fn syscall() -> c_long {
+    naked_asm!(
+        "lea eax, [rdi - {clone}]", // clone, fork, vfork, execve: four in a row
+        "cmp eax, 3",
+        "jbe 3f",
+        "lea eax, [rdi - {setaffinity}]", // sched_setaffinity, sched_getaffinity
+        "cmp eax, 1",
+        "jbe 4f",
+        "cmp edi, {execveat}",
+        "je 4f",
+        "cmp edi, {clone3}",
+        "je 3f",
+        "2: mov r11, [rip + {next}]",
+        "test r11, r11",
+        "jz 4f",
+        "jmp r11",
+        // A process is made or replaced: only a pinned thread's children need help.
+        "3: cmp edi, {execve}",
+        "je 4f",
+        "cmp byte ptr [rip + {active}], 0",
+        "je 2b",
+        "jmp {make}",
+        // The seventh argument is on the stack; we add the return address.
+        "4: sub rsp, 8",
+        "push [rsp + 8]",
+        "push [rsp + 24]",
+        "call {on_syscall}",
+        "add rsp, 24",
+        "ret",
+        clone = const libc::SYS_clone,
+        setaffinity = const libc::SYS_sched_setaffinity,
+        execve = const libc::SYS_execve,
+        execveat = const libc::SYS_execveat,
+        clone3 = const libc::SYS_clone3,
+        next = sym next::SYSCALL,
+        active = sym state::ACTIVE,
+        make = sym birth::make,
+        on_syscall = sym on_syscall,
+    )
+}
+
+unsafe extern "C" fn on_syscall(
+    number: c_long,
+    a: usize,
+    b: usize,
+    c: usize,
+    d: usize,
+    e: usize,
+    f: usize,
+    from: usize,
+) -> c_long {
+    // SAFETY: the caller's own arguments.
+    let real = || unsafe { next::syscall()(number, a, b, c, d, e, f) };
+    match number {
+        libc::SYS_sched_setaffinity => observe::set(Target::of_tid(a as pid_t), Via::Syscall, from, || {
+            let result = real();
+            (result == 0, result)
+        }),
+        libc::SYS_sched_getaffinity => {
+            let written = real();
+            if written > 0 && state::active() {
+                // SAFETY: the kernel has just written this many bytes there.
+                let mask = unsafe { core::slice::from_raw_parts_mut(c as *mut u8, written as usize) };
+                query::answer(Target::of_tid(a as pid_t), from, mask);
+            }
+            written
+        }
+        libc::SYS_execve | libc::SYS_execveat => {
+            let _widened = Widened::for_child("exec");
+            real()
+        }
+        _ => real(),
+    }
+}
+
+// Forks ----------------------------------------------------------------------------------------------------------
+
+fn forked(pid: pid_t) -> pid_t {
+    if pid == 0 {
+        repair::settle();
+    }
+    pid
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn fork() -> pid_t {
+    // SAFETY: the caller's own call.
+    forked(unsafe { next::fork()() })
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn __fork() -> pid_t {
+    // SAFETY: the caller's own call.
+    forked(unsafe { next::fork()() })
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn _Fork() -> pid_t {
+    // SAFETY: the caller's own call.
+    forked(unsafe { next::_Fork()() })
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn forkpty(terminal: Any, name: Any, settings: Any, size: Any) -> pid_t {
+    // SAFETY: the caller's own call.
+    forked(unsafe { next::forkpty()(terminal, name, settings, size) })
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn daemon(no_chdir: c_int, no_close: c_int) -> c_int {
+    // SAFETY: the caller's own call. Only the child returns from it.
+    forked(unsafe { next::daemon()(no_chdir, no_close) })
+}
+
+#[unsafe(no_mangle)]
+#[unsafe(naked)]
+unsafe extern "C" fn vfork() -> pid_t {
+    naked_asm!("jmp {inner}", inner = sym birth::vfork)
+}
+
+#[unsafe(no_mangle)]
+#[unsafe(naked)]
+unsafe extern "C" fn __vfork() -> pid_t {
+    naked_asm!("jmp {inner}", inner = sym birth::vfork)
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn clone(
+    start: Option<CloneStart>,
+    stack: Any,
+    flags: c_int,
+    argument: Any,
+    parent_tid: Any,
+    tls: Any,
+    child_tid: Any,
+) -> c_int {
+    // SAFETY: the caller's own call.
+    unsafe { cloning::clone(start, stack, flags, argument, parent_tid, tls, child_tid) }
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn __clone(
+    start: Option<CloneStart>,
+    stack: Any,
+    flags: c_int,
+    argument: Any,
+    parent_tid: Any,
+    tls: Any,
+    child_tid: Any,
+) -> c_int {
+    // SAFETY: the caller's own call.
+    unsafe { cloning::clone(start, stack, flags, argument, parent_tid, tls, child_tid) }
+}
+
+// Programs -------------------------------------------------------------------------------------------------------
+
+/// Hooks that only widen the calling thread while the next definition runs.
+macro_rules! widened {
+    ($($name:ident($($arg:ident: $type:ty),*) -> $ret:ty;)*) => {
+        $(
+            #[unsafe(no_mangle)]
+            unsafe extern "C" fn $name($($arg: $type),*) -> $ret {
+                let _widened = Widened::for_child(stringify!($name));
+                // SAFETY: the caller's own call.
+                unsafe { next::$name()($($arg),*) }
+            }
+        )*
+    };
+}
+
+widened! {
+    execve(path: *const c_char, argv: Argv, envp: Argv) -> c_int;
+    execv(path: *const c_char, argv: Argv) -> c_int;
+    execvp(file: *const c_char, argv: Argv) -> c_int;
+    execvpe(file: *const c_char, argv: Argv, envp: Argv) -> c_int;
+    fexecve(fd: c_int, argv: Argv, envp: Argv) -> c_int;
+    execveat(dir: c_int, path: *const c_char, argv: Argv, envp: Argv, flags: c_int) -> c_int;
+    posix_spawn(pid: Any, path: *const c_char, actions: Any, attr: Any, argv: Argv, envp: Argv) -> c_int;
+    posix_spawnp(pid: Any, file: *const c_char, actions: Any, attr: Any, argv: Argv, envp: Argv) -> c_int;
+    pidfd_spawn(fd: Any, path: *const c_char, actions: Any, attr: Any, argv: Argv, envp: Argv) -> c_int;
+    pidfd_spawnp(fd: Any, file: *const c_char, actions: Any, attr: Any, argv: Argv, envp: Argv) -> c_int;
+    system(command: *const c_char) -> c_int;
+    popen(command: *const c_char, mode: *const c_char) -> Any;
+}
+
+/// The exec functions that list their arguments. Five of these come in registers and the rest on the stack, above the
+/// return address: with the five pushed in its place, the stack holds a finished `argv`, however long.
+macro_rules! listed {
+    ($name:ident, $inner:ident) => {
+        #[unsafe(no_mangle)]
+        #[unsafe(naked)]
+        unsafe extern "C" fn $name() -> c_int {
+            naked_asm!(
+                "pop rax",
+                "push r9",
+                "push r8",
+                "push rcx",
+                "push rdx",
+                "push rsi",
+                "mov rsi, rsp",
+                "push rax",
+                "push rbp",
+                "mov rbp, rsp",
+                "and rsp, -16",
+                "call {inner}",
+                "mov rsp, rbp",
+                "pop rbp",
+                "pop rcx",
+                "add rsp, 40",
+                "push rcx",
+                "ret",
+                inner = sym $inner,
+            )
+        }
+    };
+}
+
+listed!(execl, on_execl);
+listed!(execlp, on_execlp);
+listed!(execle, on_execle);
+
+unsafe extern "C" fn on_execl(path: *const c_char, argv: Argv) -> c_int {
+    // SAFETY: the caller's own arguments, as an array.
+    unsafe { execv(path, argv) }
+}
+
+unsafe extern "C" fn on_execlp(file: *const c_char, argv: Argv) -> c_int {
+    // SAFETY: the caller's own arguments, as an array.
+    unsafe { execvp(file, argv) }
+}
+
+unsafe extern "C" fn on_execle(path: *const c_char, argv: Argv) -> c_int {
+    let mut end = argv;
+    // SAFETY: the arguments go on to a null pointer, and the environment comes after it.
+    unsafe {
+        while !(*end).is_null() {
+            end = end.add(1);
+        }
+        execve(path, argv, *end.add(1) as Argv)
+    }
+}
+
+// Threads --------------------------------------------------------------------------------------------------------
+
+/// `pthread_create()`: straight through where nothing was ever pinned.
+#[unsafe(no_mangle)]
+#[unsafe(naked)]
+unsafe extern "C" fn pthread_create() -> c_int {
+    naked_asm!("mov r8, [rsp]", "jmp {inner}", inner = sym on_pthread_create)
+}
+
+unsafe extern "C" fn on_pthread_create(thread: Any, attr: Any, start: Start, argument: Any, from: usize) -> c_int {
+    if !state::active() {
+        // SAFETY: the caller's own call.
+        return unsafe { next::pthread_create()(thread, attr, start, argument) };
+    }
+    // SAFETY: the caller's own call.
+    unsafe { thread::pthread_create(thread, attr, start, argument, from) }
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn thrd_create(thread: Any, start: Start, argument: Any) -> c_int {
+    if !state::active() {
+        // SAFETY: the caller's own call.
+        return unsafe { next::thrd_create()(thread, start, argument) };
+    }
+    // SAFETY: the caller's own call.
+    unsafe { thread::thrd_create(thread, start, argument) }
+}

@@ -1,0 +1,53 @@
+//! `libknlfix.so`: preloaded into a program, it gives every child process and thread the CPUs that the user allowed,
+//! while the program's own OpenMP team stays where its runtime pinned it.
+//!
+//! One call through the library:
+//!
+//! 1. ld.so loads us before the program's libraries, and [`start`] reads the environment. A process without a runtime
+//!    stays with that: every hook is one load, a branch and a jump.
+//! 2. A runtime pins its thread with `sched_setaffinity`, `pthread_setaffinity_np` or `syscall`. The hook ([`hooks`])
+//!    makes the real call ([`next`]) and asks who called ([`caller`]): the object that the return address lies in.
+//! 3. A mask set by a runtime is a pin. The table of pins ([`state::PINS`], [`knlfix_core::pins`]) remembers the user
+//!    mask under it ([`affinity::observe`]), and from now on the hooks are [active](state::ACTIVE).
+//! 4. A mask set by anybody else is the user's: the record goes, and the mask stays.
+//! 5. The pinned thread makes a child, in one of the ways that [`hooks`] lists. A record that still fits the thread's
+//!    mask says that it is pinned: the child gets the user mask ([`affinity::repair`], [`process`]), and the parent
+//!    keeps its pin.
+//! 6. A program that asks for the mask of its pinned thread, outside parallel regions, hears the user mask
+//!    ([`affinity::query`]).
+//!
+//! Nothing here allocates, locks, panics on purpose or needs `std`: the library lives in signal handlers, in the
+//! children of multi-threaded forks and on the stacks of vfork children.
+#![no_std]
+
+#[cfg(not(all(target_arch = "x86_64", target_os = "linux", target_env = "gnu")))]
+compile_error!("libknlfix hooks glibc on x86-64 Linux: its hooks are written for that calling convention");
+
+mod affinity;
+mod caller;
+mod elf;
+mod hooks;
+mod log;
+mod next;
+mod process;
+mod state;
+mod sys;
+
+
+
+/// Reads the environment, and has every forked child tell us, before the handlers of runtimes that are loaded later.
+#[ctor::ctor(unsafe)]
+fn start() {
+    if state::config().enabled {
+        // SAFETY: a handler that allocates nothing. Without it (no memory) a few rare ways to fork stay unrepaired.
+        let _ = unsafe { libc::pthread_atfork(None, None, Some(affinity::repair::in_child)) };
+    }
+}
+
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+    // Every index is checked and no arithmetic can overflow unseen, so this is for what nobody foresaw. There is no way
+    // back into the host from here.
+    // SAFETY: ends the process.
+    unsafe { libc::abort() }
+}

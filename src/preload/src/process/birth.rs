@@ -1,0 +1,175 @@
+//! Children that are made by a system call and may share their parent's stack: vfork, and fork, vfork, clone and clone3
+//! through `syscall()`.
+//!
+//! No wrapper can be around such a call: it returns twice on the same stack, and the first one to return overwrites
+//! what the second needs. So the call is made here, in assembly, with everything the parent needs afterwards in
+//! registers (the kernel keeps them for each side), and the return address is put back before the parent returns.
+//!
+//! The parent is widened before and narrowed after: the child has the user mask from its first instruction, nothing is
+//! written on its side, and a mask it sets for itself before it execs is its own.
+
+use crate::affinity::repair::{self, Widened};
+use crate::state;
+use core::arch::naked_asm;
+use core::cell::UnsafeCell;
+use core::sync::atomic::{AtomicBool, Ordering};
+use libc::{c_long, pid_t};
+
+/// Parents that can be inside such a call at a time.
+const BIRTHS: usize = 64;
+
+/// A parent that was widened, for the time its stack is not its own.
+struct Birth {
+    taken: AtomicBool,
+    widened: UnsafeCell<Option<Widened>>,
+}
+
+// SAFETY: `widened` is touched only by the thread that took the slot.
+unsafe impl Sync for Birth {}
+
+static SLOTS: [Birth; BIRTHS] =
+    [const { Birth { taken: AtomicBool::new(false), widened: UnsafeCell::new(None) } }; BIRTHS];
+
+/// Nobody else survives a fork.
+pub(crate) fn forget() {
+    for slot in &SLOTS {
+        slot.taken.store(false, Ordering::Relaxed);
+    }
+}
+
+/// The token that goes through the call in a register: bit 0, the child has memory of its own; the rest, 1 + the slot.
+const OWN_MEMORY: usize = 1;
+
+/// Before the call: widens the calling thread. `argument` is the first of the system call.
+pub(super) unsafe extern "C" fn begin(number: c_long, argument: usize) -> usize {
+    // SAFETY: clone3's first argument is its `struct clone_args`, which begins with 64 bits of flags.
+    let (shared_memory, what) = match number {
+        libc::SYS_fork => (false, "syscall(SYS_fork)"),
+        libc::SYS_vfork => (true, "vfork"),
+        libc::SYS_clone => (argument as u64 & CLONE_VM != 0, "syscall(SYS_clone)"),
+        // A null pointer is the kernel's to refuse.
+        _ if argument == 0 => (true, "syscall(SYS_clone3)"),
+        _ => (unsafe { *(argument as *const u64) } & CLONE_VM != 0, "syscall(SYS_clone3)"),
+    };
+    if !state::is_owner() {
+        // A vfork child that makes children: nothing is written, and it was born with the right mask.
+        return 0;
+    }
+    let own_memory = if shared_memory { 0 } else { OWN_MEMORY };
+    let free = SLOTS.iter().zip(1..).find(|(slot, _)| !slot.taken.swap(true, Ordering::Acquire));
+    let Some((slot, at)) = free else { return own_memory };
+    let widened = Widened::for_child(what);
+    if widened.is_none() {
+        slot.taken.store(false, Ordering::Release);
+        return own_memory;
+    }
+    // SAFETY: the slot is ours until we free it.
+    unsafe { *slot.widened.get() = widened };
+    own_memory | at << 1
+}
+
+const CLONE_VM: u64 = libc::CLONE_VM as u64;
+
+/// After the call, in the parent.
+unsafe extern "C" fn end(token: usize) {
+    if let Some(slot) = (token >> 1).checked_sub(1).and_then(|at| SLOTS.get(at)) {
+        // SAFETY: the slot is ours since `begin`.
+        drop(unsafe { (*slot.widened.get()).take() });
+        slot.taken.store(false, Ordering::Release);
+    }
+}
+
+/// After the call, in a child that has its own memory.
+unsafe extern "C" fn adopt() {
+    repair::settle_born_wide();
+}
+
+/// Turns the kernel's error into libc's -1.
+unsafe extern "C" fn failed(answer: isize) -> c_long {
+    crate::sys::set_errno(-answer as i32);
+    -1
+}
+
+/// `vfork()`, also known as `__vfork()`.
+#[unsafe(naked)]
+pub(crate) unsafe extern "C" fn vfork() -> pid_t {
+    naked_asm!(
+        "cmp byte ptr [rip + {active}], 0",
+        "jne 3f",
+        "mov r11, [rip + {next}]",
+        "test r11, r11",
+        "jnz 2f",
+        "sub rsp, 8",
+        "call {find_all_once}",
+        "add rsp, 8",
+        "mov r11, [rip + {next}]",
+        "test r11, r11",
+        "jz 3f",
+        "2: jmp r11",
+        "3: mov edi, {sys_vfork}",
+        "jmp {make}",
+        active = sym state::ACTIVE,
+        next = sym crate::next::VFORK,
+        find_all_once = sym crate::next::find_all_once,
+        sys_vfork = const libc::SYS_vfork,
+        make = sym make,
+    )
+}
+
+/// `syscall(number, a, b, c, d, e)` for fork, vfork, clone and clone3.
+#[unsafe(naked)]
+pub(crate) unsafe extern "C" fn make() -> c_long {
+    naked_asm!(
+        "push rdi",
+        "push rsi",
+        "push rdx",
+        "push rcx",
+        "push r8",
+        "push r9",
+        "sub rsp, 8",
+        "call {find_all_once}", // a child on our stack must not have to
+        "mov rdi, [rsp + 48]",
+        "mov rsi, [rsp + 40]",
+        "call {begin}",
+        "mov rcx, rax",
+        "add rsp, 8",
+        // To where the kernel wants them.
+        "pop r8",
+        "pop r10",
+        "pop rdx",
+        "pop rsi",
+        "pop rdi",
+        "pop rax",
+        "mov r9, rcx",       // the token: none of these calls takes a sixth argument
+        "movq xmm0, [rsp]",  // the return address, out of the child's reach
+        "syscall",
+        "test rax, rax",
+        "jz 4f",
+        "movq [rsp], xmm0",
+        "push rax",
+        "mov rdi, r9",
+        "call {end}",
+        "pop rax",
+        "cmp rax, -4095",
+        "jae 5f",
+        "ret",
+        "4: test r9b, 1",
+        "jz 6f",
+        // The child may have been given a stack of any alignment.
+        "push rbp",
+        "mov rbp, rsp",
+        "and rsp, -16",
+        "call {adopt}",
+        "mov rsp, rbp",
+        "pop rbp",
+        "6: xor eax, eax",
+        "ret",
+        "5: mov rdi, rax",
+        "jmp {failed}",
+        find_all_once = sym crate::next::find_all_once,
+        begin = sym begin,
+        end = sym end,
+        adopt = sym adopt,
+        failed = sym failed,
+    )
+}

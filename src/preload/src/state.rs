@@ -1,0 +1,117 @@
+//! What the library knows of its process: the configuration, the pins, and whether there is anything to do at all.
+
+use core::cell::UnsafeCell;
+use core::ffi::{CStr, c_char};
+use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, Ordering};
+use knlfix_core::config::Config;
+use knlfix_core::pins::Pins;
+
+/// Every pinned thread of this process.
+pub(crate) static PINS: Pins = Pins::new();
+
+/// Whether a runtime ever set a mask here. Until then no hook does anything: one load and a branch.
+pub(crate) static ACTIVE: AtomicBool = AtomicBool::new(false);
+
+/// The process that `PINS` speaks of; anybody else with this memory is a vfork child, or a forked one that has not
+/// been adopted yet.
+static OWNER: AtomicI32 = AtomicI32::new(0);
+
+/// Whether this process was forked from one that had the library at work.
+static FORKED: AtomicBool = AtomicBool::new(false);
+
+/// Whether there can be a pin in this process.
+pub(crate) fn active() -> bool {
+    ACTIVE.load(Ordering::Relaxed)
+}
+
+/// A runtime set a mask: from now on the hooks look.
+pub(crate) fn activate() {
+    if !active() {
+        OWNER.store(crate::sys::getpid(), Ordering::Relaxed);
+        ACTIVE.store(true, Ordering::Release);
+    }
+}
+
+/// Whether the caller has the memory that the hooks write in to itself: false in a vfork child (whose writes would be
+/// its parent's) and in a forked child that nobody has adopted.
+pub(crate) fn is_owner() -> bool {
+    !active() || OWNER.load(Ordering::Relaxed) == crate::sys::getpid()
+}
+
+/// A forked child takes the memory over.
+pub(crate) fn own() {
+    OWNER.store(crate::sys::getpid(), Ordering::Relaxed);
+    FORKED.store(true, Ordering::Relaxed);
+}
+
+/// Whether other threads may have been lost in a fork, with the locks they held.
+pub(crate) fn forked() -> bool {
+    FORKED.load(Ordering::Relaxed)
+}
+
+/// The lines of the environment, as it is now.
+pub(crate) fn environment() -> impl Iterator<Item = &'static [u8]> {
+    unsafe extern "C" {
+        static environ: *const *const c_char;
+    }
+    let mut at = 0;
+    core::iter::from_fn(move || {
+        // SAFETY: libc's environment is null or a null-terminated array of C strings.
+        unsafe {
+            let line = environ.as_ref().and_then(|_| (*environ.add(at)).as_ref())?;
+            at += 1;
+            Some(CStr::from_ptr(line).to_bytes())
+        }
+    })
+}
+
+struct Settings {
+    state: AtomicU8,
+    config: UnsafeCell<Config>,
+}
+
+// SAFETY: written once, by whoever took `state` from UNREAD to READING, and shared only after READ.
+unsafe impl Sync for Settings {}
+
+const UNREAD: u8 = 0;
+const READING: u8 = 1;
+const READ: u8 = 2;
+
+static SETTINGS: Settings = Settings { state: AtomicU8::new(UNREAD), config: UnsafeCell::new(Config::new()) };
+static DEFAULTS: Config = Config::new();
+
+/// The configuration, read from the environment on the first call. A hook may be that call: a runtime linked to the
+/// program is initialised before we are.
+pub(crate) fn config() -> &'static Config {
+    match SETTINGS.state.load(Ordering::Acquire) {
+        // SAFETY: READ was stored after the last write.
+        READ => unsafe { &*SETTINGS.config.get() },
+        READING => &DEFAULTS,
+        _ => read_config(),
+    }
+}
+
+fn read_config() -> &'static Config {
+    if SETTINGS.state.compare_exchange(UNREAD, READING, Ordering::AcqRel, Ordering::Acquire).is_err() {
+        return &DEFAULTS;
+    }
+    // SAFETY: the exchange made us the only writer, and nobody reads before READ.
+    let config = unsafe { &mut *SETTINGS.config.get() };
+    let mut complaints = false;
+    for line in environment().filter(|line| line.starts_with(b"KNLFIX")) {
+        complaints |= config.apply(line).is_err();
+    }
+    SETTINGS.state.store(READ, Ordering::Release);
+    // SAFETY: from here on the configuration is only read.
+    let config = unsafe { &*SETTINGS.config.get() };
+    crate::log::start(config);
+    if complaints && log::log_enabled!(log::Level::Warn) {
+        let mut again = Config::new();
+        for line in environment().filter(|line| line.starts_with(b"KNLFIX")) {
+            if let Err(complaint) = again.apply(line) {
+                log::warn!("{complaint}");
+            }
+        }
+    }
+    config
+}
