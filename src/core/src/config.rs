@@ -129,7 +129,9 @@ impl Config {
     /// Applies `NAME=value` to the configuration. A variable that is not in the table, or whose value is malformed,
     /// changes nothing but what [`Complaint`] says is used instead. An empty value is an unset variable.
     pub fn apply<'a>(&mut self, variable: &'a [u8]) -> Result<(), Complaint<'a>> {
-        let Some((name, value)) = split(variable) else { return Ok(()) };
+        let Some((name, value)) = split(variable) else {
+            return Ok(());
+        };
         if !name.starts_with(b"KNLFIX") {
             return Ok(());
         }
@@ -144,8 +146,9 @@ impl Config {
             if knob.name == "KNLFIX_LOG" {
                 // Whoever sets it wants to hear something, this complaint first.
                 self.log = LevelFilter::Warn;
+                return Complaint::Malformed { knob, value, used: "warn" };
             }
-            Complaint::Malformed { knob, value, used: self.shown(knob) }
+            Complaint::Malformed { knob, value, used: knob.default }
         })
     }
 
@@ -172,7 +175,7 @@ pub enum Complaint<'a> {
         /// Its value.
         value: &'a [u8],
         /// What is used instead.
-        used: Text<96>,
+        used: &'static str,
     },
     /// `KNLFIX_...`, but not in the table.
     Unknown {
@@ -186,9 +189,11 @@ impl fmt::Display for Complaint<'_> {
         match self {
             Self::Malformed { knob, value, used } => {
                 write!(f, "{}: \"{}\" is not {}; using ", knob.name, Lossy(value), knob.values)?;
-                if used.is_empty() { f.write_str("nothing") } else { write!(f, "{used}") }
+                f.write_str(if used.is_empty() { "nothing" } else { used })
             }
-            Self::Unknown { name } => write!(f, "{}: there is no such variable; ignored", Lossy(name)),
+            Self::Unknown { name } => {
+                write!(f, "{}: there is no such variable; ignored", Lossy(name))
+            }
         }
     }
 }

@@ -75,8 +75,18 @@ struct Slot {
 }
 
 impl Slot {
-    const FREE: Self =
-        Self { key: AtomicUsize::new(0), pin: AtomicU64::new(0), tid: AtomicI32::new(0), user: AtomicU32::new(0) };
+    const fn free() -> Self {
+        Self { key: AtomicUsize::new(0), pin: AtomicU64::new(0), tid: AtomicI32::new(0), user: AtomicU32::new(0) }
+    }
+
+    fn take(&self, from: usize, to: usize) -> bool {
+        self.key.compare_exchange(from, to, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+    }
+
+    /// Whether there was a pin to forget.
+    fn unpin(&self) -> bool {
+        self.pin.swap(0, Ordering::AcqRel) != 0
+    }
 
     fn write(&self, tid: i32, user: u32, pin: u64) {
         self.pin.store(0, Ordering::Release);
@@ -98,6 +108,9 @@ impl Slot {
 /// The table. Make one, as a `static`.
 pub struct Pins {
     slots: [Slot; SLOTS],
+    /// One bit per slot that was ever taken, so that a search by thread number, and a forked child that clears the
+    /// table, touch no more memory than is in use.
+    used: [AtomicU64; SLOTS / 64],
     masks: [Interned; USER_MASKS],
 }
 
@@ -110,13 +123,29 @@ impl Default for Pins {
 impl Pins {
     /// The empty table.
     pub const fn new() -> Self {
-        Self { slots: [const { Slot::FREE }; SLOTS], masks: [const { Interned::FREE }; USER_MASKS] }
+        Self {
+            slots: [const { Slot::free() }; SLOTS],
+            used: [const { AtomicU64::new(0) }; SLOTS / 64],
+            masks: [const { Interned::free() }; USER_MASKS],
+        }
     }
 
     fn window(&self, key: usize) -> impl Iterator<Item = &Slot> {
+        self.window_at(key).filter_map(|at| self.slots.get(at))
+    }
+
+    fn window_at(&self, key: usize) -> impl Iterator<Item = usize> {
         // Thread stacks lie a power of two apart: Fibonacci hashing spreads them.
         let start = ((key >> 6).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - SLOTS.trailing_zeros())) & (SLOTS - 1);
-        (0..WINDOW).filter_map(move |step| self.slots.get((start + step) & (SLOTS - 1)))
+        (0..WINDOW).map(move |step| (start + step) & (SLOTS - 1))
+    }
+
+    fn used(&self) -> impl Iterator<Item = &Slot> {
+        let bits = self.used.iter().enumerate().flat_map(|(at, word)| {
+            let word = word.load(Ordering::Acquire);
+            (0..64).filter(move |bit| word >> bit & 1 == 1).map(move |bit| at * 64 + bit)
+        });
+        bits.filter_map(|at| self.slots.get(at))
     }
 
     fn known(&self, key: usize) -> impl Iterator<Item = &Slot> {
@@ -124,16 +153,22 @@ impl Pins {
     }
 
     fn claim(&self, key: usize, alive: impl Fn(i32) -> bool) -> Option<&Slot> {
-        if let Some(slot) = self.known(key).next() {
-            return Some(slot);
-        }
-        let take = |slot: &Slot, old| slot.key.compare_exchange(old, key, Ordering::AcqRel, Ordering::Relaxed).is_ok();
-        self.window(key).find(|slot| take(slot, 0)).or_else(|| {
-            self.window(key).find(|slot| {
-                let old = slot.key.load(Ordering::Acquire);
-                let tid = slot.tid.load(Ordering::Acquire);
-                tid != 0 && !alive(tid) && take(slot, old)
-            })
+        self.known(key).next().or_else(|| self.take_free(key)).or_else(|| self.take_dead(key, alive))
+    }
+
+    fn take_free(&self, key: usize) -> Option<&Slot> {
+        self.window_at(key).find_map(|at| {
+            let slot = self.slots.get(at).filter(|slot| slot.take(0, key))?;
+            self.used.get(at / 64)?.fetch_or(1 << (at % 64), Ordering::AcqRel);
+            Some(slot)
+        })
+    }
+
+    fn take_dead(&self, key: usize, alive: impl Fn(i32) -> bool) -> Option<&Slot> {
+        self.window(key).find(|slot| {
+            let old = slot.key.load(Ordering::Acquire);
+            let tid = slot.tid.load(Ordering::Acquire);
+            tid != 0 && !alive(tid) && slot.take(old, key)
         })
     }
 
@@ -154,7 +189,9 @@ impl Pins {
             self.forget(thread.key);
             return if pinned.is_some() { Seen::Lifted } else { Seen::Unchanged };
         }
-        let Some(mask) = self.intern(user) else { return Seen::NoRoom };
+        let Some(mask) = self.intern(user) else {
+            return Seen::NoRoom;
+        };
         self.record(thread, mask, runtime, after, alive)
     }
 
@@ -168,7 +205,9 @@ impl Pins {
         pin: &CpuMask,
         alive: impl Fn(i32) -> bool,
     ) -> Seen {
-        let Some(slot) = self.claim(thread.key, alive) else { return Seen::NoRoom };
+        let Some(slot) = self.claim(thread.key, alive) else {
+            return Seen::NoRoom;
+        };
         slot.write(thread.tid, u32::from(user.0) | u32::from(runtime) << 16, pin.fingerprint());
         Seen::Pinned
     }
@@ -176,18 +215,16 @@ impl Pins {
     /// Somebody who is no runtime set the mask of the thread with this `pthread_t`: whatever it is now, it stays.
     /// Tells whether the thread was on record as pinned.
     pub fn forget(&self, key: usize) -> bool {
-        self.known(key).fold(false, |was, slot| slot.pin.swap(0, Ordering::AcqRel) != 0 || was)
+        self.known(key).filter(|slot| slot.unpin()).count() > 0
     }
 
     /// As [`forget`](Self::forget), for a thread known by its number alone.
     pub fn forget_tid(&self, tid: i32) -> bool {
-        self.with_tid(tid).fold(false, |was, slot| slot.pin.swap(0, Ordering::AcqRel) != 0 || was)
+        self.with_tid(tid).filter(|slot| slot.unpin()).count() > 0
     }
 
     fn with_tid(&self, tid: i32) -> impl Iterator<Item = &Slot> {
-        self.slots
-            .iter()
-            .filter(move |slot| slot.key.load(Ordering::Acquire) != 0 && slot.tid.load(Ordering::Acquire) == tid)
+        self.used().filter(move |slot| slot.tid.load(Ordering::Acquire) == tid)
     }
 
     /// Whether anything says that this thread was pinned, whatever its mask is now.
@@ -235,12 +272,16 @@ impl Pins {
     /// # Safety
     /// No reference that this table handed out may be in use, and no other thread may use the table.
     pub unsafe fn clear(&self) {
-        for slot in self.slots.iter().filter(|slot| slot.key.load(Ordering::Relaxed) != 0) {
+        for slot in self.used() {
             slot.pin.store(0, Ordering::Relaxed);
             slot.tid.store(0, Ordering::Relaxed);
             slot.key.store(0, Ordering::Relaxed);
         }
-        for entry in self.masks.iter().filter(|entry| entry.state.load(Ordering::Relaxed) != Interned::EMPTY) {
+        for word in self.used.iter().filter(|word| word.load(Ordering::Relaxed) != 0) {
+            word.store(0, Ordering::Relaxed);
+        }
+        // They are taken in order.
+        for entry in self.masks.iter().take_while(|entry| entry.state.load(Ordering::Relaxed) != Interned::EMPTY) {
             entry.state.store(Interned::EMPTY, Ordering::Relaxed);
         }
     }
@@ -259,7 +300,10 @@ impl Interned {
     const EMPTY: u32 = 0;
     const WRITING: u32 = 1;
     const READY: u32 = 2;
-    const FREE: Self = Self { state: AtomicU32::new(Self::EMPTY), mask: UnsafeCell::new(CpuMask::EMPTY) };
+
+    const fn free() -> Self {
+        Self { state: AtomicU32::new(Self::EMPTY), mask: UnsafeCell::new(CpuMask::EMPTY) }
+    }
 
     fn get(&self) -> Option<&CpuMask> {
         // SAFETY: READY was stored after the mask was written, and nobody writes a READY mask (see `Pins::clear`).
@@ -297,7 +341,7 @@ mod tests {
     }
 
     fn pins() -> Box<Pins> {
-        // SAFETY: all zeros is the empty table (`Slot::FREE`, `Interned::FREE`); on the heap, as it is 450 kB.
+        // SAFETY: all zeros is the empty table (`Slot::free`, `Interned::free`); on the heap, as it is 450 kB.
         unsafe { Box::<Pins>::new_zeroed().assume_init() }
     }
 
@@ -411,6 +455,40 @@ mod tests {
         // SAFETY: one thread, no reference kept.
         unsafe { pins.clear() };
         assert_eq!(pin(&pins, ME, "0-3", "0"), Seen::Pinned);
+    }
+
+    /// Threads pin themselves, look and forget, while one more forgets them by number: no thread ever reads a user mask
+    /// that was not its own, and at the end every record is right.
+    #[test]
+    fn threads_at_once_never_see_each_others_masks() {
+        let pins = pins();
+        let pins = &*pins;
+        std::thread::scope(|scope| {
+            for n in 0..4usize {
+                scope.spawn(move || {
+                    let me = Thread { key: 0x7000_0000 + n * 0x1000, tid: n as i32 + 1 };
+                    let (user, pin) = (CpuMask::of([n, 100]), CpuMask::of([n]));
+                    for _ in 0..2000 {
+                        pins.set_by_runtime(me, &user, &pin, n as u8, |_| true);
+                        if let Some((seen, by)) = pins.user_of(me, &pin) {
+                            assert_eq!((seen, by), (&user, n as u8));
+                        }
+                        pins.forget(me.key);
+                    }
+                    pins.set_by_runtime(me, &user, &pin, n as u8, |_| true);
+                });
+            }
+            scope.spawn(|| {
+                for n in 0..2000 {
+                    pins.forget_tid(n % 4 + 1);
+                }
+            });
+        });
+        for n in 0..4usize {
+            let me = Thread { key: 0x7000_0000 + n * 0x1000, tid: n as i32 + 1 };
+            pins.set_by_runtime(me, &CpuMask::of([n, 100]), &CpuMask::of([n]), 0, |_| true);
+            assert_eq!(pins.user_of(me, &CpuMask::of([n])).unwrap().0, &CpuMask::of([n, 100]));
+        }
     }
 
     /// What happened to a thread, in the order in which it happened.

@@ -90,7 +90,7 @@ mod tests {
     #[test]
     fn a_long_line_is_cut_and_still_ends_in_a_newline() {
         let mut text = Text::<8>::new();
-        write!(text, "{}", "0123456789").unwrap();
+        text.write_str("0123456789").unwrap();
         text.end_line();
         assert_eq!(text.as_bytes(), b"0123456\n");
     }

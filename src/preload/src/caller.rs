@@ -98,7 +98,9 @@ fn who(address: usize, sets: Option<Via>) -> Caller {
 
 impl Dso {
     fn kind(&self, address: usize, sets: Option<Via>) -> Kind {
-        let Some(object) = &self.object else { return Kind::User };
+        let Some(object) = &self.object else {
+            return Kind::User;
+        };
         let exports = |names: &[&CStr]| names.iter().any(|name| object.defines(name));
         // libmkl_gnu_thread sets masks too, while it counts cores. Its names differ from layer to layer and year to year.
         let is_mkl = || self.name.as_bytes().starts_with(b"libmkl_");
@@ -181,11 +183,12 @@ impl Dso {
     fn constants(&self) -> impl Iterator<Item = &[u8]> {
         // SAFETY: every object's first segment begins with its ELF header, as the loader required.
         let header = unsafe { &*(self.start as *const libc::Elf64_Ehdr) };
-        let is_elf = header.e_ident.starts_with(b"\x7fELF") && header.e_phoff as usize % 8 == 0;
+        let is_elf = header.e_ident.starts_with(b"\x7fELF") && header.e_phoff.is_multiple_of(8);
         let count = if is_elf { usize::from(header.e_phnum) } else { 0 };
         let table = (self.start + header.e_phoff as usize) as *const libc::Elf64_Phdr;
         // SAFETY: the program headers are in the first segment too.
-        let headers = unsafe { core::slice::from_raw_parts(if count == 0 { core::ptr::dangling() } else { table }, count) };
+        let headers =
+            unsafe { core::slice::from_raw_parts(if count == 0 { core::ptr::dangling() } else { table }, count) };
         let base = self.object.as_ref().map_or(self.start, Object::base);
         headers
             .iter()
@@ -335,7 +338,7 @@ static SCANNED: [(AtomicUsize, AtomicU32); 16] = [const { (AtomicUsize::new(0), 
 
 /// The runtimes that were seen at work, by number (from 1): what a forked child must know without asking the loader,
 /// and how to ask each whether a parallel region runs.
-static KNOWN: [Known; 32] = [const { Known::NONE }; 32];
+static KNOWN: [Known; 32] = [const { Known::none() }; 32];
 
 struct Known {
     /// The object's dynamic section; 0 where there is none yet.
@@ -349,13 +352,15 @@ struct Known {
 }
 
 impl Known {
-    const NONE: Self = Self {
-        dynamic: AtomicUsize::new(0),
-        start: AtomicUsize::new(0),
-        end: AtomicUsize::new(0),
-        in_parallel: AtomicUsize::new(0),
-        any_thread_may_ask: AtomicBool::new(false),
-    };
+    const fn none() -> Self {
+        Self {
+            dynamic: AtomicUsize::new(0),
+            start: AtomicUsize::new(0),
+            end: AtomicUsize::new(0),
+            in_parallel: AtomicUsize::new(0),
+            any_thread_may_ask: AtomicBool::new(false),
+        }
+    }
 
     /// Whether this entry is `dso`'s, taking it if it is free.
     fn holds(&self, dso: &Dso) -> bool {

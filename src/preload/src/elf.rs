@@ -133,9 +133,8 @@ impl Object {
     /// The address of the function `name` in its default version, or in any.
     pub(crate) fn function(&self, name: &CStr, any_version: bool) -> Option<usize> {
         // An indirect function (glibc 2.31's libpthread has them for fork and system) only leads to libc's own.
-        let index = self.find(name, |index| {
-            self.symbol(index).info & 0xf == STT_FUNC && (any_version || !self.hidden(index))
-        })?;
+        let index =
+            self.find(name, |index| self.symbol(index).info & 0xf == STT_FUNC && (any_version || !self.hidden(index)))?;
         Some(self.base + self.symbol(index).value)
     }
 

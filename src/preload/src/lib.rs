@@ -18,7 +18,7 @@
 //!
 //! Nothing here allocates, locks, panics on purpose or needs `std`: the library lives in signal handlers, in the
 //! children of multi-threaded forks and on the stacks of vfork children.
-#![no_std]
+#![cfg_attr(not(test), no_std)]
 
 #[cfg(not(all(target_arch = "x86_64", target_os = "linux", target_env = "gnu")))]
 compile_error!("libknlfix hooks glibc on x86-64 Linux: its hooks are written for that calling convention");
@@ -33,8 +33,6 @@ mod process;
 mod state;
 mod sys;
 
-
-
 /// Reads the environment, and has every forked child tell us, before the handlers of runtimes that are loaded later.
 #[ctor::ctor(unsafe)]
 fn start() {
@@ -44,6 +42,7 @@ fn start() {
     }
 }
 
+#[cfg(not(test))]
 #[panic_handler]
 fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
     // Every index is checked and no arithmetic can overflow unseen, so this is for what nobody foresaw. There is no way

@@ -116,10 +116,11 @@ pub(crate) extern "C" fn find_all_once() {
 /// Looks every missing definition up. Idempotent, so threads may do it at once.
 fn find_all() {
     // Default versions first, and last the objects before ours: that is where libc is when we were dlopened.
-    for search in [Search { behind_us: true, any_version: false }, Search { behind_us: true, any_version: true }, Search {
-        behind_us: false,
-        any_version: true,
-    }] {
+    for search in [
+        Search { behind_us: true, any_version: false },
+        Search { behind_us: true, any_version: true },
+        Search { behind_us: false, any_version: true },
+    ] {
         if ALL.iter().any(|next| next.at.load(Ordering::Relaxed) == 0) {
             let mut walk = Walk { search, passed_us: false };
             // SAFETY: `visit` gets the walk back, and it outlives the call.

@@ -28,7 +28,7 @@ pub(crate) fn set<R>(target: Target, via: Via, return_address: usize, set: impl 
     let before = mask_of(target);
     let (done, result) = set();
     if let (true, Some(before), Some(after)) = (done, before, mask_of(target)) {
-        pin(target, &caller, &before, &after);
+        pin(&caller, &before, &after);
     }
     result
 }
@@ -41,7 +41,7 @@ fn mask_of(target: Target) -> Option<CpuMask> {
     }
 }
 
-fn pin(target: Target, caller: &Caller, before: &CpuMask, after: &CpuMask) {
+fn pin(caller: &Caller, before: &CpuMask, after: &CpuMask) {
     let runtime = match caller.kind {
         Kind::Runtime(id) => id,
         _ => 0,
@@ -52,9 +52,10 @@ fn pin(target: Target, caller: &Caller, before: &CpuMask, after: &CpuMask) {
         Seen::Pinned => log::debug!("pin: thread {}, {before} -> {after}, set by {}", thread.tid, caller.name),
         Seen::Lifted => log::debug!("pin: thread {}, lifted, back to {after} by {}", thread.tid, caller.name),
         Seen::Unchanged => log::trace!("pin: thread {}, none: {} set {after} again", thread.tid, caller.name),
-        Seen::NoRoom => log::warn!("pin: thread {}, no room to remember {before}: its children stay on {after}", thread.tid),
+        Seen::NoRoom => {
+            log::warn!("pin: thread {}, no room to remember {before}: its children stay on {after}", thread.tid);
+        }
     }
-    debug_assert!(target == Target::Myself);
 }
 
 fn respect(target: Target, caller: &Caller) {
@@ -69,7 +70,9 @@ fn respect(target: Target, caller: &Caller) {
     let (tid, mask) = match target {
         Target::Myself => (sys::gettid(), sys::mask_of(0)),
         Target::Tid(tid) => (tid, sys::mask_of(tid)),
-        Target::Key(key) => return log::debug!("user mask: thread {key:#x} set by {}, respected", caller.name),
+        Target::Key(key) => {
+            return log::debug!("user mask: thread {key:#x} set by {}, respected", caller.name);
+        }
     };
     let over = if was_pinned { " over a pin" } else { "" };
     if let Ok(mask) = mask {

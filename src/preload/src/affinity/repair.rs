@@ -74,15 +74,19 @@ impl Drop for Widened {
 pub(crate) fn adopt() {
     let now = sys::mask_of(0);
     let key = sys::thread_key();
-    let inherited = now.as_ref().ok().and_then(|now| PINS.user_of_forked(key, now)).map(|(user, by)| (user.clone(), by));
-    if inherited.is_none() && PINS.was_pinned(key) && let Ok(now) = &now {
+    let inherited = now.as_ref().ok().and_then(|now| PINS.user_of_forked(key, now)).map(|(user, _)| user.clone());
+    if inherited.is_none()
+        && PINS.was_pinned(key)
+        && let Ok(now) = &now
+    {
         log::debug!("user mask: forked child keeps {now}, set after the pin, respected");
     }
     take_over();
-    if let (Ok(now), Some((user, runtime))) = (now, inherited) {
+    if let (Ok(now), Some(user)) = (now, inherited) {
         let repaired = state::config().affinity && restore("forked child", &now, &user);
         if !repaired && let Some(user) = PINS.intern(&user) {
-            PINS.record(sys::this_thread(), user, runtime, &now, sys::alive);
+            // The runtime starts anew in this process: it is not to be asked about regions.
+            PINS.record(sys::this_thread(), user, 0, &now, sys::alive);
         }
     }
 }

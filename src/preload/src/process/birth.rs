@@ -12,29 +12,38 @@ use crate::affinity::repair::{self, Widened};
 use crate::state;
 use core::arch::naked_asm;
 use core::cell::UnsafeCell;
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::mem::MaybeUninit;
+use core::sync::atomic::{AtomicU64, Ordering};
 use libc::{c_long, pid_t};
 
-/// Parents that can be inside such a call at a time.
+/// Parents that can be inside such a call at a time; the children of any more are not repaired.
 const BIRTHS: usize = 64;
 
-/// A parent that was widened, for the time its stack is not its own.
-struct Birth {
-    taken: AtomicBool,
-    widened: UnsafeCell<Option<Widened>>,
-}
+/// One bit per slot that is taken.
+static TAKEN: AtomicU64 = AtomicU64::new(0);
 
-// SAFETY: `widened` is touched only by the thread that took the slot.
+/// A parent that was widened, for the time its stack is not its own.
+struct Birth(UnsafeCell<MaybeUninit<Widened>>);
+
+// SAFETY: it is touched only by the thread that took the slot's bit.
 unsafe impl Sync for Birth {}
 
-static SLOTS: [Birth; BIRTHS] =
-    [const { Birth { taken: AtomicBool::new(false), widened: UnsafeCell::new(None) } }; BIRTHS];
+static SLOTS: [Birth; BIRTHS] = [const { Birth(UnsafeCell::new(MaybeUninit::uninit())) }; BIRTHS];
 
 /// Nobody else survives a fork.
 pub(crate) fn forget() {
-    for slot in &SLOTS {
-        slot.taken.store(false, Ordering::Relaxed);
-    }
+    TAKEN.store(0, Ordering::Relaxed);
+}
+
+fn take() -> Option<(usize, &'static Birth)> {
+    let bits =
+        TAKEN.fetch_update(Ordering::AcqRel, Ordering::Acquire, |bits| (bits != u64::MAX).then_some(bits | (bits + 1)));
+    let at = (!bits.ok()?).trailing_zeros() as usize;
+    Some((at, SLOTS.get(at)?))
+}
+
+fn free(at: usize) {
+    TAKEN.fetch_and(!(1 << at), Ordering::AcqRel);
 }
 
 /// The token that goes through the call in a register: bit 0, the child has memory of its own; the rest, 1 + the slot.
@@ -42,13 +51,13 @@ const OWN_MEMORY: usize = 1;
 
 /// Before the call: widens the calling thread. `argument` is the first of the system call.
 pub(super) unsafe extern "C" fn begin(number: c_long, argument: usize) -> usize {
-    // SAFETY: clone3's first argument is its `struct clone_args`, which begins with 64 bits of flags.
     let (shared_memory, what) = match number {
         libc::SYS_fork => (false, "syscall(SYS_fork)"),
         libc::SYS_vfork => (true, "vfork"),
         libc::SYS_clone => (argument as u64 & CLONE_VM != 0, "syscall(SYS_clone)"),
         // A null pointer is the kernel's to refuse.
         _ if argument == 0 => (true, "syscall(SYS_clone3)"),
+        // SAFETY: clone3's first argument is its `struct clone_args`, which begins with 64 bits of flags.
         _ => (unsafe { *(argument as *const u64) } & CLONE_VM != 0, "syscall(SYS_clone3)"),
     };
     if !state::is_owner() {
@@ -56,26 +65,25 @@ pub(super) unsafe extern "C" fn begin(number: c_long, argument: usize) -> usize 
         return 0;
     }
     let own_memory = if shared_memory { 0 } else { OWN_MEMORY };
-    let free = SLOTS.iter().zip(1..).find(|(slot, _)| !slot.taken.swap(true, Ordering::Acquire));
-    let Some((slot, at)) = free else { return own_memory };
-    let widened = Widened::for_child(what);
-    if widened.is_none() {
-        slot.taken.store(false, Ordering::Release);
+    let Some((at, slot)) = take() else { return own_memory };
+    let Some(widened) = Widened::for_child(what) else {
+        free(at);
         return own_memory;
-    }
+    };
     // SAFETY: the slot is ours until we free it.
-    unsafe { *slot.widened.get() = widened };
-    own_memory | at << 1
+    unsafe { (*slot.0.get()).write(widened) };
+    own_memory | (at + 1) << 1
 }
 
 const CLONE_VM: u64 = libc::CLONE_VM as u64;
 
 /// After the call, in the parent.
 unsafe extern "C" fn end(token: usize) {
-    if let Some(slot) = (token >> 1).checked_sub(1).and_then(|at| SLOTS.get(at)) {
-        // SAFETY: the slot is ours since `begin`.
-        drop(unsafe { (*slot.widened.get()).take() });
-        slot.taken.store(false, Ordering::Release);
+    let Some(at) = (token >> 1).checked_sub(1) else { return };
+    if let Some(slot) = SLOTS.get(at) {
+        // SAFETY: `begin` filled the slot, and it is ours.
+        drop(unsafe { (*slot.0.get()).assume_init_read() });
+        free(at);
     }
 }
 

@@ -45,7 +45,8 @@ static NEXT_SLOT: AtomicUsize = AtomicUsize::new(0);
 
 /// In a forked child: threads that the parent's other threads were making are not made here.
 pub(crate) fn forget() {
-    for slot in SLOTS.iter().filter(|slot| slot.state.load(Ordering::Relaxed) != 0) {
+    // Slots are taken in order, so the untouched ones stay untouched.
+    for slot in SLOTS.iter().take(NEXT_SLOT.load(Ordering::Relaxed)) {
         slot.state.store(0, Ordering::Relaxed);
     }
 }
@@ -53,9 +54,9 @@ pub(crate) fn forget() {
 impl Slot {
     fn take(start: Start, argument: Any, plan: Plan) -> Option<&'static Self> {
         let first = NEXT_SLOT.fetch_add(1, Ordering::Relaxed);
-        let slot = (0..STARTS).filter_map(|step| SLOTS.get((first + step) % STARTS)).find(|slot| {
-            slot.state.compare_exchange(0, 1, Ordering::Acquire, Ordering::Relaxed).is_ok()
-        })?;
+        let slot = (0..STARTS)
+            .filter_map(|step| SLOTS.get((first + step) % STARTS))
+            .find(|slot| slot.state.compare_exchange(0, 1, Ordering::Acquire, Ordering::Relaxed).is_ok())?;
         // SAFETY: the exchange made the slot ours.
         unsafe { (*slot.born.get()).write((start, argument, plan)) };
         Some(slot)
@@ -104,7 +105,9 @@ fn create(
     succeeded: impl Fn(c_int) -> bool,
     make: impl Fn(Start, Any) -> c_int,
 ) -> c_int {
-    let Some(plan) = plan else { return make(start, argument) };
+    let Some(plan) = plan else {
+        return make(start, argument);
+    };
     let Some(slot) = Slot::take(start, argument, plan) else {
         // A thousand threads wait for their first instruction. This one inherits from a widened creator instead.
         let _widened = if plan.widen_from.is_some() { Widened::for_child("new thread") } else { None };
@@ -125,10 +128,11 @@ fn inherit() -> Option<Plan> {
         return None;
     }
     let pin = sys::mask_of(0).ok()?;
-    let (user, runtime) = PINS.user_of(sys::this_thread(), &pin)?;
+    let (user, _) = PINS.user_of(sys::this_thread(), &pin)?;
     let config = state::config();
     let widen_from = (config.affinity && config.threads).then(|| pin.fingerprint());
-    Some(Plan { user: PINS.intern(user)?, runtime, widen_from })
+    // The runtime does not know the new thread: nobody may ask it whether that thread is in a region of its own.
+    Some(Plan { user: PINS.intern(user)?, runtime: 0, widen_from })
 }
 
 /// A thread with a mask in its attributes is pinned if a runtime gave it (libgomp's workers); the mask under the pin is
@@ -173,7 +177,9 @@ unsafe extern "C" fn begin(slot: *const Slot) -> Started {
 }
 
 fn follow(plan: Plan, now: &CpuMask) {
-    let Some(user) = PINS.mask(plan.user) else { return };
+    let Some(user) = PINS.mask(plan.user) else {
+        return;
+    };
     let widened = match plan.widen_from {
         Some(pin) if pin == now.fingerprint() => repair::restore("new thread", now, user),
         // Its mask came from elsewhere: the process's default attributes.

@@ -1,0 +1,81 @@
+//! `knlfix run`: becomes the program, with the library in `LD_PRELOAD`.
+
+use crate::Failure;
+use std::env;
+use std::ffi::{OsStr, OsString};
+use std::io::ErrorKind;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+const LIBRARY: &str = "libknlfix.so";
+
+/// Where the library is, from the directory of the command: in a build, an installed tree, Debian's, Fedora's.
+const PLACES: [&str; 5] = [".", "../lib", "../lib/x86_64-linux-gnu", "../lib64", "../lib/knlfix"];
+
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    /// Preload this library instead of the one next to the command
+    #[arg(long, value_name = "FILE")]
+    library: Option<PathBuf>,
+    /// The program and its arguments
+    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "PROGRAM")]
+    program: Vec<OsString>,
+}
+
+pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
+    let library = match &arguments.library {
+        Some(file) => file.canonicalize().map_err(|error| Failure::new(format!("{}: {error}", file.display())))?,
+        None => beside_the_command()?,
+    };
+    if library.as_os_str().as_bytes().iter().any(|byte| b": \t\n".contains(byte)) {
+        let shown = library.display();
+        return Err(Failure::new(format!("{shown}: LD_PRELOAD can't hold a path with a blank or a colon; move it")));
+    }
+    let [program, rest @ ..] = arguments.program.as_slice() else {
+        return Err(Failure::new("no program given"));
+    };
+    let preload = with_library(env::var_os("LD_PRELOAD").as_deref(), &library);
+    let error = Command::new(program).args(rest).env("LD_PRELOAD", preload).exec();
+    let status = if error.kind() == ErrorKind::NotFound { 127 } else { 126 };
+    Err(Failure { message: format!("{}: {error}", program.display()), status })
+}
+
+fn beside_the_command() -> Result<PathBuf, Failure> {
+    let command =
+        env::current_exe().map_err(|error| Failure::new(format!("can't tell where I am ({error}); use --library")))?;
+    let home = command.parent().unwrap_or(Path::new("/"));
+    let found = PLACES.iter().find_map(|place| home.join(place).join(LIBRARY).canonicalize().ok());
+    found.ok_or_else(|| {
+        Failure::new(format!("{LIBRARY} is neither in {} nor in ../lib from there; use --library", home.display()))
+    })
+}
+
+/// What is preloaded already stays; the library comes first, and once.
+fn with_library(preload: Option<&OsStr>, library: &Path) -> OsString {
+    let mut list = library.as_os_str().to_owned();
+    let others = preload.map_or(&b""[..], OsStr::as_bytes).split(|byte| b": ".contains(byte));
+    for other in others.map(OsStr::from_bytes).filter(|other| !other.is_empty() && *other != library.as_os_str()) {
+        list.push(":");
+        list.push(other);
+    }
+    list
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn list(preload: &str) -> OsString {
+        with_library(Some(OsStr::new(preload)), Path::new("/opt/libknlfix.so"))
+    }
+
+    #[test]
+    fn other_preloads_stay_behind_ours_and_ours_is_there_once() {
+        assert_eq!(with_library(None, Path::new("/opt/libknlfix.so")), "/opt/libknlfix.so");
+        assert_eq!(list("libeatmydata.so /x/liba.so"), "/opt/libknlfix.so:libeatmydata.so:/x/liba.so");
+        assert_eq!(list("liba.so:/opt/libknlfix.so"), "/opt/libknlfix.so:liba.so");
+        assert_eq!(list(""), "/opt/libknlfix.so");
+    }
+}
