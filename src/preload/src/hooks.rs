@@ -6,21 +6,21 @@
 //! | `sched_setaffinity` `pthread_setaffinity_np` | [`observe`]: who set it? |
 //! | `sched_getaffinity` `pthread_getaffinity_np` | [`query`]: who asks? |
 //! | `syscall` | both, and every fork and exec below |
-//! | `fork` `__fork` `_Fork` `forkpty` `daemon` | [`repair::settle`] in the child |
+//! | `fork` `__fork` `_Fork` `forkpty` `daemon` | [`forking`]: repaired in the child |
 //! | `vfork` `__vfork` | [`birth`]: the child is born with the user mask |
 //! | `clone` `__clone` | [`crate::process::clone`] |
 //! | `execve` `execv` `execvp` `execvpe` `execl` `execlp` `execle` `fexecve` `execveat` | [`Widened`] until it fails |
 //! | `posix_spawn` `posix_spawnp` `pidfd_spawn` `pidfd_spawnp` `system` `popen` | [`Widened`] for the call |
-//! | `pthread_create` `thrd_create` | [`thread`]: the new thread starts with the user mask |
+//! | `pthread_create` `thrd_create` | [`thread`]: the new thread is born with the user mask |
 //!
 //! Each public name needs its own hook: inside libc, `popen` calls no `posix_spawn` and `execl` no `execve` that
 //! anybody could interpose.
 
-use crate::affinity::repair::{self, Widened};
+use crate::affinity::repair::Widened;
 use crate::affinity::{Target, observe, query};
 use crate::caller::Via;
 use crate::next::{self, Any, Argv, CloneStart, Start};
-use crate::process::{birth, clone as cloning, thread};
+use crate::process::{birth, clone as cloning, fork as forking, thread};
 use crate::state;
 use core::arch::naked_asm;
 use libc::{c_char, c_int, c_long, pid_t, size_t};
@@ -160,41 +160,25 @@ unsafe extern "C" fn on_syscall(
 
 // Forks ----------------------------------------------------------------------------------------------------------
 
-fn forked(pid: pid_t) -> pid_t {
-    if pid == 0 {
-        repair::settle();
-    }
-    pid
+/// Hooks that repair in the child what the next definition made.
+macro_rules! forking {
+    ($($name:ident($($arg:ident: $type:ty),*) means $next:ident;)*) => {
+        $(
+            #[unsafe(no_mangle)]
+            unsafe extern "C" fn $name($($arg: $type),*) -> pid_t {
+                // SAFETY: the caller's own call.
+                forking::fork(|| unsafe { next::$next()($($arg),*) })
+            }
+        )*
+    };
 }
 
-#[unsafe(no_mangle)]
-unsafe extern "C" fn fork() -> pid_t {
-    // SAFETY: the caller's own call.
-    forked(unsafe { next::fork()() })
-}
-
-#[unsafe(no_mangle)]
-unsafe extern "C" fn __fork() -> pid_t {
-    // SAFETY: the caller's own call.
-    forked(unsafe { next::fork()() })
-}
-
-#[unsafe(no_mangle)]
-unsafe extern "C" fn _Fork() -> pid_t {
-    // SAFETY: the caller's own call.
-    forked(unsafe { next::_Fork()() })
-}
-
-#[unsafe(no_mangle)]
-unsafe extern "C" fn forkpty(terminal: Any, name: Any, settings: Any, size: Any) -> pid_t {
-    // SAFETY: the caller's own call.
-    forked(unsafe { next::forkpty()(terminal, name, settings, size) })
-}
-
-#[unsafe(no_mangle)]
-unsafe extern "C" fn daemon(no_chdir: c_int, no_close: c_int) -> c_int {
-    // SAFETY: the caller's own call. Only the child returns from it.
-    forked(unsafe { next::daemon()(no_chdir, no_close) })
+forking! {
+    fork() means fork;
+    __fork() means fork;
+    _Fork() means _Fork;
+    forkpty(terminal: Any, name: Any, settings: Any, size: Any) means forkpty;
+    daemon(no_chdir: c_int, no_close: c_int) means daemon; // only the child returns, with 0
 }
 
 #[unsafe(no_mangle)]

@@ -76,6 +76,13 @@ pub(crate) fn set_mask(mask: &CpuMask) -> Result<()> {
     unsafe { call(libc::SYS_sched_setaffinity, [0, BYTES, mask.as_ptr() as usize, 0]) }.map(drop)
 }
 
+/// Sleeps for 100 microseconds.
+pub(crate) fn nap() {
+    let time = libc::timespec { tv_sec: 0, tv_nsec: 100_000 };
+    // SAFETY: a time to read, and nothing to write. A signal ends it early, which does no harm.
+    let _ = unsafe { call(libc::SYS_nanosleep, [(&raw const time) as usize, 0, 0, 0]) };
+}
+
 /// Appends to a file (an empty path: standard error) with one `write(2)`. No descriptor stays open: programs close and
 /// reuse descriptors they do not know.
 pub(crate) fn append(path: &core::ffi::CStr, bytes: &[u8]) {

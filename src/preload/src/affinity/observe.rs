@@ -2,6 +2,7 @@
 
 use super::Target;
 use crate::caller::{self, Caller, Kind, Via};
+use crate::process::fork;
 use crate::state::{self, PINS};
 use crate::sys;
 use knlfix_core::cpumask::CpuMask;
@@ -14,6 +15,9 @@ pub(crate) fn set<R>(target: Target, via: Via, return_address: usize, set: impl 
     }
     let caller = caller::who_sets(return_address, via);
     if !matches!(caller.kind, Kind::Runtime(_) | Kind::Counter) {
+        if let (Target::Tid(pid), true) = (target, state::active()) {
+            fork::let_it_be_repaired(pid);
+        }
         let (done, result) = set();
         // A vfork child's own mask is no business of the thread whose memory it runs on.
         if done && caller.kind == Kind::User && state::is_owner() {

@@ -1,9 +1,7 @@
 //! A pinned thread makes a child, and the child gets the user mask.
 //!
 //! * a fork is repaired in the child ([`adopt`], [`settle`]): the parent is not touched
-//! * whatever execs, in place or in a child that libc makes by itself, inherits the right mask: the calling thread is
-//!   [`widened`](Widened) for the length of the call
-//! * a new thread widens itself ([`crate::process::thread`])
+//! * every other child inherits the right mask: the calling thread is [`widened`](Widened) for the length of the call
 
 use crate::state::{self, PINS};
 use crate::sys;

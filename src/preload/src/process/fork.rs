@@ -1,0 +1,52 @@
+//! `fork()` and its kin: the child repairs itself ([`repair::settle`]), after every atfork handler.
+//!
+//! Until it has, the child is on its parent's pin, and the parent may know its number already. Where the parent gives
+//! that child a mask of its own at once (`psutil.Process(pid).cpu_affinity([0])`), and the mask happens to be the pin,
+//! the child could not tell one from the other. So setting the mask of a child that was just forked waits, for a moment,
+//! until the child has been repaired. It always has after a few microseconds, unless it waits for the CPU that the
+//! parent is pinned to; waiting gives it that CPU.
+
+use crate::affinity::repair;
+use crate::sys;
+use core::sync::atomic::{AtomicI32, AtomicU64, AtomicUsize, Ordering};
+use libc::pid_t;
+
+/// Children forked lately by pinned threads: their number, and the fingerprint of the pin.
+static LATELY: [(AtomicI32, AtomicU64); 64] = [const { (AtomicI32::new(0), AtomicU64::new(0)) }; 64];
+static TURN: AtomicUsize = AtomicUsize::new(0);
+
+/// 100 microseconds, this often at most.
+const NAPS: usize = 500;
+
+/// Makes the call `fork`, which returns in the parent and in the child.
+pub(crate) fn fork(fork: impl FnOnce() -> pid_t) -> pid_t {
+    let pin = repair::pin_and_user_mask().map(|(pin, _)| pin.fingerprint());
+    let pid = fork();
+    match (pid, pin) {
+        (0, _) => repair::settle(),
+        (1.., Some(pin)) => {
+            let turn = TURN.fetch_add(1, Ordering::Relaxed);
+            if let Some((lately, of)) = LATELY.get(turn % LATELY.len()) {
+                lately.store(0, Ordering::Release);
+                of.store(pin, Ordering::Release);
+                lately.store(pid, Ordering::Release);
+            }
+        }
+        _ => {}
+    }
+    pid
+}
+
+/// Before the mask of another process is set: if that is a child of ours, lets it be repaired first.
+pub(crate) fn let_it_be_repaired(pid: pid_t) {
+    let Some((lately, pin)) = LATELY.iter().find(|(lately, _)| lately.load(Ordering::Acquire) == pid) else { return };
+    let pin = pin.load(Ordering::Acquire);
+    for _ in 0..NAPS {
+        if !sys::mask_of(pid).is_ok_and(|mask| mask.fingerprint() == pin) {
+            break;
+        }
+        sys::nap();
+    }
+    // From now on its mask is what somebody made it.
+    let _ = lately.compare_exchange(pid, 0, Ordering::AcqRel, Ordering::Relaxed);
+}
