@@ -44,7 +44,9 @@ fn row(knob: &Knob, value: &str) -> String {
         (true, true) => "set, as by default",
         (false, true) => "set",
     };
-    format!("{setting:<40} {origin}\n    {}\n    values: {}\n", knob.doc.replace('\n', " "), knob.values)
+    let layout = textwrap::Options::with_termwidth().initial_indent("    ").subsequent_indent("    ");
+    let doc = textwrap::fill(knob.doc, layout);
+    format!("{setting:<40} {origin}\n{doc}\n    values: {}\n", knob.values)
 }
 
 fn markdown() -> String {
