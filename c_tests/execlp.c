@@ -1,0 +1,10 @@
+// execlp() of a bare name.
+// case vfork on all: child=pin parent=pin -> child=full parent=pin
+// case in_place on all: child=pin -> child=full
+// case failed on all: returned=-1 errno=ENOENT parent=pin -> returned=-1 errno=ENOENT parent=pin
+#include "exec.h"
+
+static int try_exec(const char *path) {
+    const char *name = strrchr(path, '/') + 1;
+    return execlp(name, name, "child", (char *)NULL);
+}
