@@ -45,6 +45,9 @@ pub struct Thread {
     pub tid: i32,
 }
 
+/// The thread has its user mask for a moment, and will put the pin back.
+const WIDENED: u32 = 1 << 24;
+
 /// An index into the user masks, handed from the creator of a thread to the thread.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct UserMask(u16);
@@ -70,7 +73,7 @@ struct Slot {
     key: AtomicUsize,
     pin: AtomicU64,
     tid: AtomicI32,
-    /// `UserMask` in the low 16 bits, `RuntimeId` in the next 8.
+    /// `UserMask` in the low 16 bits, `RuntimeId` in the next 8, then [`WIDENED`].
     user: AtomicU32,
 }
 
@@ -86,6 +89,10 @@ impl Slot {
     /// Whether there was a pin to forget.
     fn unpin(&self) -> bool {
         self.pin.swap(0, Ordering::AcqRel) != 0
+    }
+
+    fn is_widened(&self) -> bool {
+        self.pin.load(Ordering::Acquire) != 0 && self.user.load(Ordering::Acquire) & WIDENED != 0
     }
 
     fn write(&self, tid: i32, user: u32, pin: u64) {
@@ -182,7 +189,7 @@ impl Pins {
         runtime: RuntimeId,
         alive: impl Fn(i32) -> bool,
     ) -> Seen {
-        let pinned = self.user_of(thread, before);
+        let pinned = self.user_of(thread, before.fingerprint());
         let user = pinned.map_or(before, |(mask, _)| mask);
         if user == after {
             // LLVM walks through every CPU while it looks for the topology and then goes back: that was no pin.
@@ -192,23 +199,23 @@ impl Pins {
         let Some(mask) = self.intern(user) else {
             return Seen::NoRoom;
         };
-        self.record(thread, mask, runtime, after, alive)
+        self.record(thread, mask, runtime, after.fingerprint(), alive)
     }
 
-    /// Puts on record that `thread` is pinned to `pin` with the mask `user` under it: a thread that a runtime made
-    /// with the pin in its attributes, or one that has inherited it.
+    /// Puts on record that `thread` is pinned, to the mask with the fingerprint `pin`, with the mask `user` under it: a
+    /// thread that a runtime made with the pin in its attributes, or one that has inherited it.
     pub fn record(
         &self,
         thread: Thread,
         user: UserMask,
         runtime: RuntimeId,
-        pin: &CpuMask,
+        pin: u64,
         alive: impl Fn(i32) -> bool,
     ) -> Seen {
         let Some(slot) = self.claim(thread.key, alive) else {
             return Seen::NoRoom;
         };
-        slot.write(thread.tid, u32::from(user.0) | u32::from(runtime) << 16, pin.fingerprint());
+        slot.write(thread.tid, u32::from(user.0) | u32::from(runtime) << 16, pin);
         Seen::Pinned
     }
 
@@ -223,6 +230,28 @@ impl Pins {
         self.with_tid(tid).filter(|slot| slot.unpin()).count() > 0
     }
 
+    /// Notes that `thread`, whose pin has this fingerprint, gives itself its user mask for a moment, or puts the pin back.
+    pub fn mark_widened(&self, thread: Thread, pin: u64, widened: bool) {
+        let mine = |slot: &&Slot| slot.tid.load(Ordering::Acquire) == thread.tid && slot.user_under(pin).is_some();
+        for slot in self.known(thread.key).filter(mine) {
+            let _ = if widened {
+                slot.user.fetch_or(WIDENED, Ordering::AcqRel)
+            } else {
+                slot.user.fetch_and(!WIDENED, Ordering::AcqRel)
+            };
+        }
+    }
+
+    /// Whether the thread with this `pthread_t` is [widened](Self::mark_widened) just now.
+    pub fn is_widened(&self, key: usize) -> bool {
+        self.known(key).any(Slot::is_widened)
+    }
+
+    /// As [`is_widened`](Self::is_widened), for a thread known by its number alone.
+    pub fn is_widened_tid(&self, tid: i32) -> bool {
+        self.with_tid(tid).any(Slot::is_widened)
+    }
+
     fn with_tid(&self, tid: i32) -> impl Iterator<Item = &Slot> {
         self.used().filter(move |slot| slot.tid.load(Ordering::Acquire) == tid)
     }
@@ -232,25 +261,23 @@ impl Pins {
         self.known(key).any(|slot| slot.pin.load(Ordering::Acquire) != 0)
     }
 
-    /// The user mask under the pin of `thread`, whose mask is `current`, and who pinned it; `None` if it isn't pinned.
-    pub fn user_of(&self, thread: Thread, current: &CpuMask) -> Option<(&CpuMask, RuntimeId)> {
-        let pin = current.fingerprint();
+    /// The user mask under the pin of `thread`, and who pinned it; `None` if it isn't pinned. `current` is the
+    /// fingerprint of its mask now.
+    pub fn user_of(&self, thread: Thread, current: u64) -> Option<(&CpuMask, RuntimeId)> {
         self.known(thread.key)
             .filter(|slot| slot.tid.load(Ordering::Acquire) == thread.tid)
-            .find_map(|slot| self.unpack(slot.user_under(pin)?))
+            .find_map(|slot| self.unpack(slot.user_under(current)?))
     }
 
-    /// As [`user_of`](Self::user_of), in a forked child: its only thread has the `pthread_t` of the thread that
-    /// forked, and a number of its own.
-    pub fn user_of_forked(&self, key: usize, current: &CpuMask) -> Option<(&CpuMask, RuntimeId)> {
-        let pin = current.fingerprint();
-        self.known(key).find_map(|slot| self.unpack(slot.user_under(pin)?))
+    /// As [`user_of`](Self::user_of), for a thread known by its `pthread_t` alone: another thread, or a forked child's
+    /// only one, which has the `pthread_t` of the thread that forked and a number of its own.
+    pub fn user_of_key(&self, key: usize, current: u64) -> Option<(&CpuMask, RuntimeId)> {
+        self.known(key).find_map(|slot| self.unpack(slot.user_under(current)?))
     }
 
     /// As [`user_of`](Self::user_of), for another thread of this process, known by its number alone.
-    pub fn user_of_tid(&self, tid: i32, current: &CpuMask) -> Option<(&CpuMask, RuntimeId)> {
-        let pin = current.fingerprint();
-        self.with_tid(tid).find_map(|slot| self.unpack(slot.user_under(pin)?))
+    pub fn user_of_tid(&self, tid: i32, current: u64) -> Option<(&CpuMask, RuntimeId)> {
+        self.with_tid(tid).find_map(|slot| self.unpack(slot.user_under(current)?))
     }
 
     fn unpack(&self, user: u32) -> Option<(&CpuMask, RuntimeId)> {
@@ -267,15 +294,24 @@ impl Pins {
         self.masks.get(usize::from(user.0))?.get()
     }
 
-    /// Empties the table: in a forked child, where no thread that was on record lives on.
+    /// In a forked child, whose only thread is `myself`: forgets all threads of the parent. With `keep_pin`, the record
+    /// of the thread that forked becomes the child's own; the runtime that pinned the parent does not know the child.
     ///
     /// # Safety
     /// No reference that this table handed out may be in use, and no other thread may use the table.
-    pub unsafe fn clear(&self) {
+    pub unsafe fn forked(&self, myself: Thread, keep_pin: bool) {
         for slot in self.used() {
+            if keep_pin && slot.key.load(Ordering::Relaxed) == myself.key {
+                slot.tid.store(myself.tid, Ordering::Relaxed);
+                slot.user.fetch_and(0xffff, Ordering::Relaxed);
+                continue;
+            }
             slot.pin.store(0, Ordering::Relaxed);
             slot.tid.store(0, Ordering::Relaxed);
             slot.key.store(0, Ordering::Relaxed);
+        }
+        if keep_pin {
+            return;
         }
         for word in self.used.iter().filter(|word| word.load(Ordering::Relaxed) != 0) {
             word.store(0, Ordering::Relaxed);
@@ -306,7 +342,7 @@ impl Interned {
     }
 
     fn get(&self) -> Option<&CpuMask> {
-        // SAFETY: READY was stored after the mask was written, and nobody writes a READY mask (see `Pins::clear`).
+        // SAFETY: READY was stored after the mask was written, and nobody writes a READY mask (see `Pins::forked`).
         (self.state.load(Ordering::Acquire) == Self::READY).then(|| unsafe { &*self.mask.get() })
     }
 
@@ -346,7 +382,7 @@ mod tests {
     }
 
     fn user(pins: &Pins, thread: Thread, now: &str) -> Option<String> {
-        pins.user_of(thread, &mask(now)).map(|(user, _)| user.to_string())
+        pins.user_of(thread, mask(now).fingerprint()).map(|(user, _)| user.to_string())
     }
 
     fn pin(pins: &Pins, thread: Thread, before: &str, after: &str) -> Seen {
@@ -402,7 +438,10 @@ mod tests {
     fn by_number_from_another_thread() {
         let pins = pins();
         pin(&pins, ME, "0-3", "0");
-        assert_eq!(pins.user_of_tid(100, &mask("0")).map(|(user, _)| user.to_string()).as_deref(), Some("0-3"));
+        assert_eq!(
+            pins.user_of_tid(100, mask("0").fingerprint()).map(|(user, _)| user.to_string()).as_deref(),
+            Some("0-3")
+        );
         assert!(!pins.forget_tid(101));
         assert!(pins.forget_tid(100));
         assert_eq!(user(&pins, ME, "0"), None);
@@ -414,14 +453,17 @@ mod tests {
         pin(&pins, ME, "0-3", "0");
         let reborn = Thread { tid: 200, ..ME };
         assert_eq!(user(&pins, reborn, "0"), None);
-        assert_eq!(pins.user_of_forked(ME.key, &mask("0")).map(|(user, _)| user.to_string()).as_deref(), Some("0-3"));
+        assert_eq!(
+            pins.user_of_key(ME.key, mask("0").fingerprint()).map(|(user, _)| user.to_string()).as_deref(),
+            Some("0-3")
+        );
     }
 
     #[test]
     fn who_pinned_is_kept() {
         let pins = pins();
         pins.set_by_runtime(ME, &mask("0-3"), &mask("0"), 7, |_| true);
-        assert_eq!(pins.user_of(ME, &mask("0")).unwrap().1, 7);
+        assert_eq!(pins.user_of(ME, mask("0").fingerprint()).unwrap().1, 7);
     }
 
     #[test]
@@ -453,8 +495,40 @@ mod tests {
         assert_eq!(pin(&pins, ME, "0-3", "0"), Seen::NoRoom);
         assert_eq!(pins.intern(&CpuMask::of([5, 8000])), pins.intern(&CpuMask::of([5, 8000])));
         // SAFETY: one thread, no reference kept.
-        unsafe { pins.clear() };
+        unsafe { pins.forked(ME, false) };
         assert_eq!(pin(&pins, ME, "0-3", "0"), Seen::Pinned);
+    }
+
+    #[test]
+    fn widened_is_of_the_pinned_alone() {
+        let pins = pins();
+        let pin_of_me = mask("0").fingerprint();
+        pins.mark_widened(ME, pin_of_me, true);
+        assert!(!pins.is_widened(ME.key));
+        pin(&pins, ME, "0-3", "0");
+        pins.mark_widened(ME, pin_of_me, true);
+        assert!(pins.is_widened(ME.key) && pins.is_widened_tid(ME.tid) && !pins.is_widened(PEER.key));
+        assert_eq!(user(&pins, ME, "0").as_deref(), Some("0-3"));
+        pins.mark_widened(ME, pin_of_me, false);
+        assert!(!pins.is_widened(ME.key));
+        pins.mark_widened(ME, pin_of_me, true);
+        pins.forget(ME.key);
+        assert!(!pins.is_widened_tid(ME.tid));
+    }
+
+    #[test]
+    fn a_forked_child_keeps_its_own_pin_at_most() {
+        let pins = pins();
+        let child = Thread { tid: 500, ..ME };
+        for keep in [true, false] {
+            pins.set_by_runtime(ME, &mask("0-3"), &mask("0"), 7, |_| true);
+            pins.set_by_runtime(PEER, &mask("0-3"), &mask("1"), 7, |_| true);
+            // SAFETY: one thread, no reference kept.
+            unsafe { pins.forked(child, keep) };
+            let own = pins.user_of(child, mask("0").fingerprint()).map(|(user, by)| (user.to_string(), by));
+            assert_eq!(own, keep.then(|| ("0-3".to_string(), 0)));
+            assert_eq!(user(&pins, PEER, "1"), None);
+        }
     }
 
     /// Threads pin themselves, look and forget, while one more forgets them by number: no thread ever reads a user mask
@@ -470,7 +544,7 @@ mod tests {
                     let (user, pin) = (CpuMask::of([n, 100]), CpuMask::of([n]));
                     for _ in 0..2000 {
                         pins.set_by_runtime(me, &user, &pin, n as u8, |_| true);
-                        if let Some((seen, by)) = pins.user_of(me, &pin) {
+                        if let Some((seen, by)) = pins.user_of(me, pin.fingerprint()) {
                             assert_eq!((seen, by), (&user, n as u8));
                         }
                         pins.forget(me.key);
@@ -487,7 +561,7 @@ mod tests {
         for n in 0..4usize {
             let me = Thread { key: 0x7000_0000 + n * 0x1000, tid: n as i32 + 1 };
             pins.set_by_runtime(me, &CpuMask::of([n, 100]), &CpuMask::of([n]), 0, |_| true);
-            assert_eq!(pins.user_of(me, &CpuMask::of([n])).unwrap().0, &CpuMask::of([n, 100]));
+            assert_eq!(pins.user_of(me, CpuMask::of([n]).fingerprint()).unwrap().0, &CpuMask::of([n, 100]));
         }
     }
 
@@ -539,7 +613,7 @@ mod tests {
                     }
                 }
                 for (&n, &(mask, under)) in &now {
-                    let got = pins.user_of(thread(n), &bits(mask)).map(|(user, _)| user.clone());
+                    let got = pins.user_of(thread(n), bits(mask).fingerprint()).map(|(user, _)| user.clone());
                     prop_assert_eq!(got, under.map(bits));
                 }
             }

@@ -11,6 +11,7 @@
 //! | `clone` `__clone` | [`crate::process::clone`] |
 //! | `execve` `execv` `execvp` `execvpe` `execl` `execlp` `execle` `fexecve` `execveat` | [`Widened`] until it fails |
 //! | `posix_spawn` `posix_spawnp` `pidfd_spawn` `pidfd_spawnp` `system` `popen` | [`Widened`] for the call |
+//! | `wordexp` `timer_create` `mq_notify` `aio_*` `lio_listio` `getaddrinfo_a` | the same: libc makes shells and threads for them |
 //! | `pthread_create` `thrd_create` | [`thread`]: the new thread is born with the user mask |
 //!
 //! Each public name needs its own hook: inside libc, `popen` calls no `posix_spawn` and `execl` no `execve` that
@@ -244,12 +245,24 @@ widened! {
     execvpe(file: *const c_char, argv: Argv, envp: Argv) -> c_int;
     fexecve(fd: c_int, argv: Argv, envp: Argv) -> c_int;
     execveat(dir: c_int, path: *const c_char, argv: Argv, envp: Argv, flags: c_int) -> c_int;
-    posix_spawn(pid: Any, path: *const c_char, actions: Any, attr: Any, argv: Argv, envp: Argv) -> c_int;
-    posix_spawnp(pid: Any, file: *const c_char, actions: Any, attr: Any, argv: Argv, envp: Argv) -> c_int;
-    pidfd_spawn(fd: Any, path: *const c_char, actions: Any, attr: Any, argv: Argv, envp: Argv) -> c_int;
-    pidfd_spawnp(fd: Any, file: *const c_char, actions: Any, attr: Any, argv: Argv, envp: Argv) -> c_int;
+    posix_spawn(pid: *mut pid_t, path: *const c_char, actions: Any, attr: Any, argv: Argv, envp: Argv) -> c_int;
+    posix_spawnp(pid: *mut pid_t, file: *const c_char, actions: Any, attr: Any, argv: Argv, envp: Argv) -> c_int;
+    pidfd_spawn(fd: *mut c_int, path: *const c_char, actions: Any, attr: Any, argv: Argv, envp: Argv) -> c_int;
+    pidfd_spawnp(fd: *mut c_int, file: *const c_char, actions: Any, attr: Any, argv: Argv, envp: Argv) -> c_int;
     system(command: *const c_char) -> c_int;
     popen(command: *const c_char, mode: *const c_char) -> Any;
+    wordexp(words: *const c_char, expanded: Any, flags: c_int) -> c_int;
+    timer_create(clock: c_int, event: Any, timer: Any) -> c_int;
+    mq_notify(queue: c_int, event: Any) -> c_int;
+    aio_read(request: Any) -> c_int;
+    aio_read64(request: Any) -> c_int;
+    aio_write(request: Any) -> c_int;
+    aio_write64(request: Any) -> c_int;
+    aio_fsync(operation: c_int, request: Any) -> c_int;
+    aio_fsync64(operation: c_int, request: Any) -> c_int;
+    lio_listio(mode: c_int, requests: Any, count: c_int, event: Any) -> c_int;
+    lio_listio64(mode: c_int, requests: Any, count: c_int, event: Any) -> c_int;
+    getaddrinfo_a(mode: c_int, requests: Any, count: c_int, event: Any) -> c_int;
 }
 
 /// The exec functions that list their arguments. Five of these come in registers and the rest on the stack, above the

@@ -42,7 +42,7 @@ pub(crate) type CloneStart = unsafe extern "C" fn(*mut c_void) -> c_int;
 pub(crate) type Any = *mut c_void;
 
 macro_rules! next {
-    ($($place:ident = $name:ident($($arg:ty),*) -> $ret:ty, else $missing:expr;)*) => {
+    ($($place:ident = $name:ident($($arg:ident: $type:ty),*) -> $ret:ty, else $missing:expr;)*) => {
         static ALL: &[&Next] = &[$(&$place),*];
         $(
             pub(crate) static $place: Next = Next::named(
@@ -50,53 +50,126 @@ macro_rules! next {
                 unsafe { CStr::from_bytes_with_nul_unchecked(concat!(stringify!($name), "\0").as_bytes()) }
             );
 
-            /// The next definition, or one that fails with `ENOSYS` where this libc has none.
+            /// The next definition, or a stand-in where this libc has none.
             #[allow(non_snake_case, reason = "libc's own name")]
             #[allow(dead_code, reason = "assembly reads the place of vfork itself")]
-            pub(crate) fn $name() -> unsafe extern "C" fn($($arg),*) -> $ret {
-                unsafe extern "C" fn missing($(_: $arg),*) -> $ret {
-                    crate::sys::set_errno(libc::ENOSYS);
+            pub(crate) fn $name() -> unsafe extern "C" fn($($type),*) -> $ret {
+                #[allow(unused_variables, reason = "most stand-ins only fail")]
+                unsafe extern "C" fn missing($($arg: $type),*) -> $ret {
                     $missing
                 }
                 match $place.address() {
                     0 => missing,
                     // SAFETY: the address of the function of this name, whose C prototype this is.
-                    at => unsafe { core::mem::transmute::<usize, unsafe extern "C" fn($($arg),*) -> $ret>(at) },
+                    at => unsafe { core::mem::transmute::<usize, unsafe extern "C" fn($($type),*) -> $ret>(at) },
                 }
             }
         )*
     };
 }
 
+/// What a missing function does: it fails as the kernel would.
+fn no_such_call() -> c_int {
+    crate::sys::set_errno(libc::ENOSYS);
+    -1
+}
+
 next! {
-    SCHED_SETAFFINITY = sched_setaffinity(pid_t, size_t, *const u8) -> c_int, else -1;
-    SCHED_GETAFFINITY = sched_getaffinity(pid_t, size_t, *mut u8) -> c_int, else -1;
-    PTHREAD_SETAFFINITY_NP = pthread_setaffinity_np(usize, size_t, *const u8) -> c_int, else libc::ENOSYS;
-    PTHREAD_GETAFFINITY_NP = pthread_getaffinity_np(usize, size_t, *mut u8) -> c_int, else libc::ENOSYS;
-    PTHREAD_ATTR_GETAFFINITY_NP = pthread_attr_getaffinity_np(Any, size_t, *mut u8) -> c_int, else libc::ENOSYS;
-    SYSCALL = syscall(c_long, usize, usize, usize, usize, usize, usize) -> c_long, else -1;
-    FORK = fork() -> pid_t, else -1;
-    UFORK = _Fork() -> pid_t, else -1;
-    VFORK = vfork() -> pid_t, else -1;
-    FORKPTY = forkpty(Any, Any, Any, Any) -> pid_t, else -1;
-    DAEMON = daemon(c_int, c_int) -> c_int, else -1;
-    EXECVE = execve(*const c_char, Argv, Argv) -> c_int, else -1;
-    EXECV = execv(*const c_char, Argv) -> c_int, else -1;
-    EXECVP = execvp(*const c_char, Argv) -> c_int, else -1;
-    EXECVPE = execvpe(*const c_char, Argv, Argv) -> c_int, else -1;
-    FEXECVE = fexecve(c_int, Argv, Argv) -> c_int, else -1;
-    EXECVEAT = execveat(c_int, *const c_char, Argv, Argv, c_int) -> c_int, else -1;
-    POSIX_SPAWN = posix_spawn(Any, *const c_char, Any, Any, Argv, Argv) -> c_int, else libc::ENOSYS;
-    POSIX_SPAWNP = posix_spawnp(Any, *const c_char, Any, Any, Argv, Argv) -> c_int, else libc::ENOSYS;
-    PIDFD_SPAWN = pidfd_spawn(Any, *const c_char, Any, Any, Argv, Argv) -> c_int, else libc::ENOSYS;
-    PIDFD_SPAWNP = pidfd_spawnp(Any, *const c_char, Any, Any, Argv, Argv) -> c_int, else libc::ENOSYS;
-    SYSTEM = system(*const c_char) -> c_int, else -1;
-    POPEN = popen(*const c_char, *const c_char) -> Any, else core::ptr::null_mut();
-    CLONE = clone(Option<CloneStart>, Any, c_int, Any, Any, Any, Any) -> c_int, else -1;
-    PTHREAD_CREATE = pthread_create(Any, Any, Start, Any) -> c_int, else libc::EAGAIN;
-    THRD_CREATE = thrd_create(Any, Start, Any) -> c_int, else 2; // thrd_error
+    SCHED_SETAFFINITY = sched_setaffinity(tid: pid_t, size: size_t, mask: *const u8) -> c_int, else no_such_call();
+    SCHED_GETAFFINITY = sched_getaffinity(tid: pid_t, size: size_t, mask: *mut u8) -> c_int, else no_such_call();
+    PTHREAD_SETAFFINITY_NP = pthread_setaffinity_np(key: usize, size: size_t, mask: *const u8) -> c_int, else libc::ENOSYS;
+    PTHREAD_GETAFFINITY_NP = pthread_getaffinity_np(key: usize, size: size_t, mask: *mut u8) -> c_int, else libc::ENOSYS;
+    PTHREAD_ATTR_GETAFFINITY_NP = pthread_attr_getaffinity_np(attr: Any, size: size_t, mask: *mut u8) -> c_int,
+        else libc::ENOSYS;
+    SYSCALL = syscall(n: c_long, a: usize, b: usize, c: usize, d: usize, e: usize, f: usize) -> c_long,
+        else no_such_call().into();
+    FORK = fork() -> pid_t, else no_such_call();
+    // glibc 2.34 on. Nobody who has it to call can be missing it; who looks for it gets the next best.
+    UFORK = _Fork() -> pid_t, else fork_instead();
+    VFORK = vfork() -> pid_t, else no_such_call();
+    FORKPTY = forkpty(terminal: Any, name: Any, settings: Any, size: Any) -> pid_t, else no_such_call();
+    DAEMON = daemon(no_chdir: c_int, no_close: c_int) -> c_int, else no_such_call();
+    EXECVE = execve(path: *const c_char, argv: Argv, envp: Argv) -> c_int, else no_such_call();
+    EXECV = execv(path: *const c_char, argv: Argv) -> c_int, else no_such_call();
+    EXECVP = execvp(file: *const c_char, argv: Argv) -> c_int, else no_such_call();
+    EXECVPE = execvpe(file: *const c_char, argv: Argv, envp: Argv) -> c_int, else no_such_call();
+    FEXECVE = fexecve(fd: c_int, argv: Argv, envp: Argv) -> c_int, else no_such_call();
+    // glibc 2.34 on.
+    EXECVEAT = execveat(dir: c_int, path: *const c_char, argv: Argv, envp: Argv, flags: c_int) -> c_int,
+        else raw_execveat(dir, path, argv, envp, flags);
+    POSIX_SPAWN = posix_spawn(pid: *mut pid_t, path: *const c_char, actions: Any, attr: Any, argv: Argv, envp: Argv) -> c_int,
+        else libc::ENOSYS;
+    POSIX_SPAWNP = posix_spawnp(pid: *mut pid_t, file: *const c_char, actions: Any, attr: Any, argv: Argv, envp: Argv) -> c_int,
+        else libc::ENOSYS;
+    // glibc 2.39 on.
+    PIDFD_SPAWN = pidfd_spawn(fd: *mut c_int, path: *const c_char, actions: Any, attr: Any, argv: Argv, envp: Argv) -> c_int,
+        else with_pidfd(fd, posix_spawn(), path, actions, attr, argv, envp);
+    PIDFD_SPAWNP = pidfd_spawnp(fd: *mut c_int, file: *const c_char, actions: Any, attr: Any, argv: Argv, envp: Argv) -> c_int,
+        else with_pidfd(fd, posix_spawnp(), file, actions, attr, argv, envp);
+    SYSTEM = system(command: *const c_char) -> c_int, else no_such_call();
+    POPEN = popen(command: *const c_char, mode: *const c_char) -> Any, else core::ptr::null_mut();
+    WORDEXP = wordexp(words: *const c_char, expanded: Any, flags: c_int) -> c_int, else 1; // WRDE_NOSPACE
+    CLONE = clone(start: Option<CloneStart>, stack: Any, flags: c_int, arg: Any, tid: Any, tls: Any, child: Any) -> c_int,
+        else no_such_call();
+    PTHREAD_CREATE = pthread_create(thread: Any, attr: Any, start: Start, arg: Any) -> c_int, else libc::EAGAIN;
+    THRD_CREATE = thrd_create(thread: Any, start: Start, arg: Any) -> c_int, else 2; // thrd_error
+    TIMER_CREATE = timer_create(clock: c_int, event: Any, timer: Any) -> c_int, else no_such_call();
+    MQ_NOTIFY = mq_notify(queue: c_int, event: Any) -> c_int, else no_such_call();
+    AIO_READ = aio_read(request: Any) -> c_int, else no_such_call();
+    AIO_READ64 = aio_read64(request: Any) -> c_int, else no_such_call();
+    AIO_WRITE = aio_write(request: Any) -> c_int, else no_such_call();
+    AIO_WRITE64 = aio_write64(request: Any) -> c_int, else no_such_call();
+    AIO_FSYNC = aio_fsync(operation: c_int, request: Any) -> c_int, else no_such_call();
+    AIO_FSYNC64 = aio_fsync64(operation: c_int, request: Any) -> c_int, else no_such_call();
+    LIO_LISTIO = lio_listio(mode: c_int, requests: Any, count: c_int, event: Any) -> c_int, else no_such_call();
+    LIO_LISTIO64 = lio_listio64(mode: c_int, requests: Any, count: c_int, event: Any) -> c_int, else no_such_call();
+    GETADDRINFO_A = getaddrinfo_a(mode: c_int, requests: Any, count: c_int, event: Any) -> c_int, else libc::EAI_SYSTEM;
     // glibc 2.35 on: which object an address is in, without the loader's lock.
-    DL_FIND_OBJECT = _dl_find_object(usize, Any) -> c_int, else -1;
+    DL_FIND_OBJECT = _dl_find_object(address: usize, found: Any) -> c_int, else -1;
+}
+
+fn fork_instead() -> pid_t {
+    // SAFETY: the caller's own call, by another name.
+    unsafe { fork()() }
+}
+
+fn raw_execveat(dir: c_int, path: *const c_char, argv: Argv, envp: Argv, flags: c_int) -> c_int {
+    // SAFETY: the caller's own arguments.
+    unsafe {
+        syscall()(libc::SYS_execveat, dir as usize, path as usize, argv as usize, envp as usize, flags as usize, 0)
+            as c_int
+    }
+}
+
+type Spawn = unsafe extern "C" fn(*mut pid_t, *const c_char, Any, Any, Argv, Argv) -> c_int;
+
+/// What `pidfd_spawn()` does, for a libc that has none: a program that looks for the name finds ours.
+fn with_pidfd(
+    fd: *mut c_int,
+    spawn: Spawn,
+    path: *const c_char,
+    actions: Any,
+    attr: Any,
+    argv: Argv,
+    envp: Argv,
+) -> c_int {
+    // SAFETY: plain numbers.
+    let open = |pid: pid_t| unsafe { syscall()(libc::SYS_pidfd_open, pid as usize, 0, 0, 0, 0, 0) };
+    // SAFETY: as above.
+    let close = |fd: c_long| unsafe { syscall()(libc::SYS_close, fd as usize, 0, 0, 0, 0, 0) };
+    // A kernel without them is found out before there is a child.
+    match open(crate::sys::getpid()) {
+        -1 => return libc::ENOSYS,
+        probe => close(probe),
+    };
+    let mut pid = 0;
+    // SAFETY: the caller's own arguments.
+    let error = unsafe { spawn(&raw mut pid, path, actions, attr, argv, envp) };
+    if error == 0 && !fd.is_null() {
+        // SAFETY: the caller's own place for it. Nobody reaps the child before its number is known.
+        unsafe { *fd = open(pid) as c_int };
+    }
+    error
 }
 
 /// Whether this libc has `_dl_find_object`.

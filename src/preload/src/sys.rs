@@ -2,7 +2,7 @@
 //! safe in signal handlers, in vfork children and before libc is ready.
 
 use core::arch::asm;
-use knlfix_core::cpumask::{BYTES, CpuMask};
+use knlfix_core::cpumask::{BYTES, CpuMask, SparseMask};
 use knlfix_core::pins::Thread;
 use libc::{c_int, c_long};
 
@@ -62,12 +62,33 @@ pub(crate) fn alive(tid: c_int) -> bool {
     sent != Err(libc::ESRCH)
 }
 
-/// The mask of a thread (0: the calling one), as the kernel has it.
+/// The mask of a thread (0: the calling one), as the kernel has it. 1 kB: not for hooks that run on small stacks.
 pub(crate) fn mask_of(tid: c_int) -> Result<CpuMask> {
     let mut mask = CpuMask::EMPTY;
     // SAFETY: the mask has room for BYTES bytes.
     unsafe { call(libc::SYS_sched_getaffinity, [tid as usize, BYTES, mask.as_mut_ptr() as usize, 0]) }?;
     Ok(mask)
+}
+
+// Signal handlers fork on stacks of a few kilobytes. So the functions below hold a whole mask on the stack one at a
+// time, and hand out what is small.
+
+/// The fingerprint of a thread's mask.
+#[inline(never)]
+pub(crate) fn fingerprint_of(tid: c_int) -> Result<u64> {
+    mask_of(tid).map(|mask| mask.fingerprint())
+}
+
+/// The calling thread's mask, for setting it again.
+#[inline(never)]
+pub(crate) fn sparse_mask() -> Option<SparseMask> {
+    SparseMask::of(&mask_of(0).ok()?)
+}
+
+/// Sets the calling thread's mask.
+#[inline(never)]
+pub(crate) fn set_sparse_mask(mask: &SparseMask) -> Result<()> {
+    set_mask(&mask.to_mask())
 }
 
 /// Sets the calling thread's mask. The kernel cuts it to the cpuset and refuses (`EINVAL`) if nothing is left.

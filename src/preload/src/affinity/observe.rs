@@ -1,11 +1,11 @@
 //! A mask is set. The real call is always made, with the caller's own arguments; afterwards we note what it was.
 
 use super::Target;
+use super::repair::Widened;
 use crate::caller::{self, Caller, Kind, Via};
 use crate::process::fork;
 use crate::state::{self, PINS};
 use crate::sys;
-use knlfix_core::cpumask::CpuMask;
 use knlfix_core::pins::Seen;
 
 /// Makes the call `set`, which returns whether it succeeded with its result, and notes who set what.
@@ -14,69 +14,75 @@ pub(crate) fn set<R>(target: Target, via: Via, return_address: usize, set: impl 
         return set().1;
     }
     let caller = caller::who_sets(return_address, via);
-    if !matches!(caller.kind, Kind::Runtime(_) | Kind::Counter) {
-        if let (Target::Tid(pid), true) = (target, state::active()) {
-            fork::let_it_be_repaired(pid);
-        }
-        let (done, result) = set();
-        // A vfork child's own mask is no business of the thread whose memory it runs on.
-        if done && caller.kind == Kind::User && state::is_owner() {
-            respect(target, &caller);
-        }
-        return result;
+    match (caller.kind, target) {
+        (Kind::Runtime(_) | Kind::Counter, Target::Myself) => by_runtime(&caller, set),
+        // No runtime is known to pin a thread but the one it runs on: such a mask is left alone, and so is the record.
+        (Kind::Runtime(_) | Kind::Counter, _) | (Kind::Neutral, _) => set().1,
+        (Kind::User, _) => by_user(target, &caller, set),
     }
+}
+
+#[inline(never)]
+fn by_runtime<R>(caller: &Caller, set: impl FnOnce() -> (bool, R)) -> R {
     // A runtime that acts in a forked child before we did (LLVM's atfork handler, ahead of ours).
     if !state::is_owner() {
         super::repair::adopt();
     }
-    let before = mask_of(target);
+    let before = sys::mask_of(0);
     let (done, result) = set();
-    if let (true, Some(before), Some(after)) = (done, before, mask_of(target)) {
-        pin(&caller, &before, &after);
-    }
-    result
-}
-
-fn mask_of(target: Target) -> Option<CpuMask> {
-    match target {
-        Target::Myself => sys::mask_of(0).ok(),
-        // No runtime is known to pin a thread but the one it runs on: such a mask is left alone, and so is the record.
-        Target::Tid(_) | Target::Key(_) => None,
-    }
-}
-
-fn pin(caller: &Caller, before: &CpuMask, after: &CpuMask) {
+    let (true, Ok(before), Ok(after)) = (done, before, sys::mask_of(0)) else { return result };
     let runtime = match caller.kind {
         Kind::Runtime(id) => id,
         _ => 0,
     };
     state::activate();
     let thread = sys::this_thread();
-    match PINS.set_by_runtime(thread, before, after, runtime, sys::alive) {
-        Seen::Pinned => log::debug!("pin: thread {}, {before} -> {after}, set by {}", thread.tid, caller.name),
-        Seen::Lifted => log::debug!("pin: thread {}, lifted, back to {after} by {}", thread.tid, caller.name),
-        Seen::Unchanged => log::trace!("pin: thread {}, none: {} set {after} again", thread.tid, caller.name),
+    let (tid, name) = (thread.tid, &caller.name);
+    match PINS.set_by_runtime(thread, &before, &after, runtime, sys::alive) {
+        Seen::Pinned => log::debug!("pin: thread {tid}, {before} -> {after}, set by {name}"),
+        Seen::Lifted => log::debug!("pin: thread {tid}, lifted, back to {after} by {name}"),
+        Seen::Unchanged => log::trace!("pin: thread {tid}, none: {name} set {after} again"),
         Seen::NoRoom => {
-            log::warn!("pin: thread {}, no room to remember {before}: its children stay on {after}", thread.tid);
+            log::warn!("pin: thread {tid}, no room to remember {before}: its children stay on {after}");
         }
     }
+    result
 }
 
-fn respect(target: Target, caller: &Caller) {
+fn by_user<R>(target: Target, caller: &Caller, set: impl FnOnce() -> (bool, R)) -> R {
+    if state::active() && state::is_owner() {
+        match target {
+            Target::Myself => {}
+            Target::Key(key) => Widened::let_it_end(|| PINS.is_widened(key)),
+            Target::Tid(tid) => {
+                fork::let_it_be_repaired(tid);
+                Widened::let_it_end(|| PINS.is_widened_tid(tid));
+            }
+        }
+    }
+    let (done, result) = set();
+    // A vfork child's own mask is no business of the thread whose memory it runs on.
+    if !done || !state::is_owner() {
+        return result;
+    }
     let was_pinned = match target {
         Target::Myself => PINS.forget(sys::thread_key()),
         Target::Key(key) => PINS.forget(key),
         Target::Tid(tid) => state::active() && PINS.forget_tid(tid),
     };
-    if !log::log_enabled!(log::Level::Debug) {
-        return;
+    if log::log_enabled!(log::Level::Debug) {
+        tell(target, caller, was_pinned);
     }
+    result
+}
+
+#[cold]
+#[inline(never)]
+fn tell(target: Target, caller: &Caller, was_pinned: bool) {
     let (tid, mask) = match target {
         Target::Myself => (sys::gettid(), sys::mask_of(0)),
         Target::Tid(tid) => (tid, sys::mask_of(tid)),
-        Target::Key(key) => {
-            return log::debug!("user mask: thread {key:#x} set by {}, respected", caller.name);
-        }
+        Target::Key(key) => return log::debug!("user mask: thread {key:#x} set by {}, respected", caller.name),
     };
     let over = if was_pinned { " over a pin" } else { "" };
     if let Ok(mask) = mask {

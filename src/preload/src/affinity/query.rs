@@ -4,7 +4,7 @@ use super::Target;
 use crate::caller::{self, Kind};
 use crate::state::{self, PINS};
 use crate::sys;
-use knlfix_core::cpumask::CpuMask;
+use knlfix_core::cpumask;
 
 /// Replaces `answer`, the mask that the kernel reported for `target`, by the user mask under the pin, if the caller is
 /// a program outside a parallel region: it wants to know how many CPUs it may use. A runtime wants the real mask, to
@@ -13,16 +13,16 @@ pub(crate) fn answer(target: Target, return_address: usize, answer: &mut [u8]) {
     if !state::active() || !state::config().virtual_mask || !state::is_owner() {
         return;
     }
-    let current = CpuMask::from_bytes(answer);
+    let current = cpumask::fingerprint_of_bytes(answer);
     let found = match target {
-        Target::Myself => PINS.user_of(sys::this_thread(), &current),
-        Target::Tid(tid) => PINS.user_of_tid(tid, &current),
-        Target::Key(key) => PINS.user_of_forked(key, &current),
+        Target::Myself => PINS.user_of(sys::this_thread(), current),
+        Target::Tid(tid) => PINS.user_of_tid(tid, current),
+        Target::Key(key) => PINS.user_of_key(key, current),
     };
     let Some((user, runtime)) = found else { return };
     let caller = caller::who_asks(return_address);
     if matches!(caller.kind, Kind::User | Kind::Counter) && !caller::in_parallel_region(runtime) {
         user.to_bytes(answer);
-        log::trace!("mask: {} asked and heard {user}, the pin is {current}", caller.name);
+        log::trace!("mask: {} asked for that of a pinned thread and heard {user}", caller.name);
     }
 }

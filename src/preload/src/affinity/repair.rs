@@ -6,58 +6,95 @@
 use crate::state::{self, PINS};
 use crate::sys;
 use core::sync::atomic::{AtomicBool, Ordering};
-use knlfix_core::cpumask::CpuMask;
+use knlfix_core::cpumask::{CpuMask, SparseMask};
 
-/// The calling thread's pin and the user mask under it, if it is pinned and children are to be repaired.
-pub(crate) fn pin_and_user_mask() -> Option<(CpuMask, &'static CpuMask)> {
+/// The user mask under the calling thread's pin, and the pin's fingerprint, if it is pinned and its children are to be
+/// repaired.
+pub(crate) fn user_mask_under_pin() -> Option<(&'static CpuMask, u64)> {
     if !state::active() || !state::config().affinity || !state::is_owner() {
         return None;
     }
-    let pin = sys::mask_of(0).ok()?;
-    let (user, _) = PINS.user_of(sys::this_thread(), &pin)?;
-    Some((pin, user))
+    let pin = sys::fingerprint_of(0).ok()?;
+    let (user, _) = PINS.user_of(sys::this_thread(), pin)?;
+    Some((user, pin))
 }
 
 /// Sets the calling thread's mask to `user`. Says why not, once.
-pub(crate) fn restore(what: &str, pin: &CpuMask, user: &CpuMask) -> bool {
-    static REFUSED: AtomicBool = AtomicBool::new(false);
-    match sys::set_mask(user) {
-        Ok(()) => {
-            log::debug!("repair: {what}, {pin} -> {user}");
-            true
-        }
-        Err(error) => {
-            // The cpuset may have shrunk to nothing of it, or a sandbox forbids the call.
-            if !REFUSED.swap(true, Ordering::Relaxed) {
-                log::warn!("repair: {what}: sched_setaffinity({user}) failed (error {error}); it stays on {pin}");
-            }
-            false
-        }
+fn restore(what: &str, user: &CpuMask) -> bool {
+    if log::log_enabled!(log::Level::Debug) {
+        return restore_and_tell(what, user);
+    }
+    let done = sys::set_mask(user);
+    if let Err(error) = done {
+        tell_refused(what, user, error);
+    }
+    done.is_ok()
+}
+
+#[cold]
+#[inline(never)]
+fn restore_and_tell(what: &str, user: &CpuMask) -> bool {
+    let pin = sys::mask_of(0).unwrap_or(CpuMask::EMPTY);
+    let done = sys::set_mask(user);
+    match done {
+        Ok(()) => log::debug!("repair: {what}, {pin} -> {user}"),
+        Err(error) => tell_refused(what, user, error),
+    }
+    done.is_ok()
+}
+
+#[cold]
+#[inline(never)]
+fn tell_refused(what: &str, user: &CpuMask, error: i32) {
+    // The cpuset may have shrunk to nothing of it, or a sandbox forbids the call.
+    static TOLD: AtomicBool = AtomicBool::new(false);
+    if !TOLD.swap(true, Ordering::Relaxed) {
+        log::warn!("repair: {what}: sched_setaffinity({user}) failed (error {error}); it keeps the pin");
     }
 }
 
 /// The calling thread, with its user mask for as long as this lives, and then with its pin again.
 pub(crate) struct Widened {
-    pin: CpuMask,
-    wide: CpuMask,
+    pin: SparseMask,
+    /// The fingerprint of the user mask as the kernel took it: less, if the cpuset is smaller today.
+    wide: u64,
 }
 
 impl Widened {
     /// Widens the calling thread, if it is pinned.
+    #[inline(never)]
     pub(crate) fn for_child(what: &str) -> Option<Self> {
-        let (pin, user) = pin_and_user_mask()?;
-        if !restore(what, &pin, user) {
-            return None;
+        let (user, fingerprint) = user_mask_under_pin()?;
+        let pin = sys::sparse_mask().filter(|pin| pin.fingerprint() == fingerprint)?;
+        let myself = sys::this_thread();
+        PINS.mark_widened(myself, fingerprint, true);
+        let wide = if restore(what, user) { sys::fingerprint_of(0).ok() } else { None };
+        if wide.is_none() {
+            PINS.mark_widened(myself, fingerprint, false);
         }
-        // What the kernel made of it: less, if the cpuset is smaller today.
-        Some(Self { wide: sys::mask_of(0).ok()?, pin })
+        Some(Self { wide: wide?, pin })
     }
 
-    /// Puts the pin back, unless somebody moved the thread meanwhile.
-    pub(crate) fn narrow(&self) {
-        if sys::mask_of(0).is_ok_and(|now| now == self.wide) {
+    /// Puts the pin back, unless somebody moved the thread meanwhile: then its mask is another, or its record is gone.
+    #[inline(never)]
+    fn narrow(&self) {
+        let (myself, pin) = (sys::this_thread(), self.pin.fingerprint());
+        if sys::fingerprint_of(0) == Ok(self.wide) && PINS.user_of(myself, pin).is_some() {
             // It was there a moment ago. If the cpuset has lost it since, the user mask is as good.
-            let _ = sys::set_mask(&self.pin);
+            let _ = sys::set_sparse_mask(&self.pin);
+        }
+        PINS.mark_widened(myself, pin, false);
+    }
+
+    /// Before another thread's mask is set: lets that thread finish what it was widened for. Between its last look at
+    /// its mask and the moment it puts the pin back, a mask given to it would be lost. It lasts microseconds, or as
+    /// long as the command of a `system()`; whoever waited for long enough not to meet the end of the former goes on.
+    pub(crate) fn let_it_end(is_widened: impl Fn() -> bool) {
+        for _ in 0..20 {
+            if !is_widened() {
+                break;
+            }
+            sys::nap();
         }
     }
 }
@@ -70,28 +107,30 @@ impl Drop for Widened {
 
 /// Takes a forked child over from its parent: repairs its one thread, and forgets the parent's others.
 pub(crate) fn adopt() {
-    let now = sys::mask_of(0);
     let key = sys::thread_key();
-    let inherited = now.as_ref().ok().and_then(|now| PINS.user_of_forked(key, now)).map(|(user, _)| user.clone());
-    if inherited.is_none()
+    let inherited = sys::fingerprint_of(0).ok().and_then(|now| PINS.user_of_key(key, now));
+    let keeps_pin = match inherited {
+        Some((user, _)) => !(state::config().affinity && restore("forked child", user)),
+        None => {
+            tell_if_moved(key);
+            false
+        }
+    };
+    take_over(keeps_pin);
+}
+
+fn tell_if_moved(key: usize) {
+    if log::log_enabled!(log::Level::Debug)
         && PINS.was_pinned(key)
-        && let Ok(now) = &now
+        && let Ok(now) = sys::mask_of(0)
     {
         log::debug!("user mask: forked child keeps {now}, set after the pin, respected");
     }
-    take_over();
-    if let (Ok(now), Some(user)) = (now, inherited) {
-        let repaired = state::config().affinity && restore("forked child", &now, &user);
-        if !repaired && let Some(user) = PINS.intern(&user) {
-            // The runtime starts anew in this process: it is not to be asked about regions.
-            PINS.record(sys::this_thread(), user, 0, &now, sys::alive);
-        }
-    }
 }
 
-fn take_over() {
+fn take_over(keeps_pin: bool) {
     // SAFETY: a forked child has one thread, and its callers keep no reference to what they read before.
-    unsafe { PINS.clear() };
+    unsafe { PINS.forked(sys::this_thread(), keeps_pin) };
     crate::process::forget_births();
     state::own();
 }
@@ -105,9 +144,8 @@ pub(crate) fn settle() {
     if !state::is_owner() {
         adopt();
     }
-    if let Some((pin, user)) = pin_and_user_mask() {
-        let user = user.clone();
-        restore("forked child", &pin, &user);
+    if let Some((user, _)) = user_mask_under_pin() {
+        restore("forked child", user);
         PINS.forget(sys::thread_key());
     }
 }
@@ -115,7 +153,7 @@ pub(crate) fn settle() {
 /// Begins a child that was born with the user mask, as its parent was widened.
 pub(crate) fn settle_born_wide() {
     if state::active() && !state::is_owner() {
-        take_over();
+        take_over(false);
     }
 }
 

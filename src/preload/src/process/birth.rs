@@ -16,11 +16,12 @@ use core::mem::MaybeUninit;
 use core::sync::atomic::{AtomicU64, Ordering};
 use libc::{c_long, pid_t};
 
-/// Parents that can be inside such a call at a time; the children of any more are not repaired.
-const BIRTHS: usize = 64;
+/// Parents that can be inside such a call at a time; the children of any more are not repaired. More than the CPUs of
+/// most nodes: each parent waits for its child.
+const BIRTHS: usize = 1024;
 
 /// One bit per slot that is taken.
-static TAKEN: AtomicU64 = AtomicU64::new(0);
+static TAKEN: [AtomicU64; BIRTHS / 64] = [const { AtomicU64::new(0) }; BIRTHS / 64];
 
 /// A parent that was widened, for the time its stack is not its own.
 struct Birth(UnsafeCell<MaybeUninit<Widened>>);
@@ -32,18 +33,24 @@ static SLOTS: [Birth; BIRTHS] = [const { Birth(UnsafeCell::new(MaybeUninit::unin
 
 /// Nobody else survives a fork.
 pub(crate) fn forget() {
-    TAKEN.store(0, Ordering::Relaxed);
+    for word in &TAKEN {
+        word.store(0, Ordering::Relaxed);
+    }
 }
 
 fn take() -> Option<(usize, &'static Birth)> {
-    let bits =
-        TAKEN.fetch_update(Ordering::AcqRel, Ordering::Acquire, |bits| (bits != u64::MAX).then_some(bits | (bits + 1)));
-    let at = (!bits.ok()?).trailing_zeros() as usize;
+    let at = TAKEN.iter().enumerate().find_map(|(word, taken)| {
+        let lowest_free = |bits: u64| (bits != u64::MAX).then_some(bits | (bits + 1));
+        let before = taken.fetch_update(Ordering::AcqRel, Ordering::Acquire, lowest_free).ok()?;
+        Some(word * 64 + before.trailing_ones() as usize)
+    })?;
     Some((at, SLOTS.get(at)?))
 }
 
 fn free(at: usize) {
-    TAKEN.fetch_and(!(1 << at), Ordering::AcqRel);
+    if let Some(word) = TAKEN.get(at / 64) {
+        word.fetch_and(!(1 << (at % 64)), Ordering::AcqRel);
+    }
 }
 
 /// The token that goes through the call in a register: bit 0, the child has memory of its own; the rest, 1 + the slot.

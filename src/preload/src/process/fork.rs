@@ -20,7 +20,7 @@ const NAPS: usize = 500;
 
 /// Makes the call `fork`, which returns in the parent and in the child.
 pub(crate) fn fork(fork: impl FnOnce() -> pid_t) -> pid_t {
-    let pin = repair::pin_and_user_mask().map(|(pin, _)| pin.fingerprint());
+    let pin = repair::user_mask_under_pin().map(|(_, pin)| pin);
     let pid = fork();
     match (pid, pin) {
         (0, _) => repair::settle(),
@@ -42,7 +42,7 @@ pub(crate) fn let_it_be_repaired(pid: pid_t) {
     let Some((lately, pin)) = LATELY.iter().find(|(lately, _)| lately.load(Ordering::Acquire) == pid) else { return };
     let pin = pin.load(Ordering::Acquire);
     for _ in 0..NAPS {
-        if !sys::mask_of(pid).is_ok_and(|mask| mask.fingerprint() == pin) {
+        if sys::fingerprint_of(pid) != Ok(pin) {
             break;
         }
         sys::nap();

@@ -119,12 +119,13 @@ fn inheriting(start: Start, argument: Any, make: impl Fn(Start, Any) -> c_int) -
 }
 
 /// The user mask of the calling thread, and whether there is a pin on it.
+#[inline(never)]
 fn user_mask_here() -> Option<(UserMask, bool)> {
     if !state::is_owner() {
         return None;
     }
     let mask = sys::mask_of(0).ok()?;
-    let under = PINS.user_of(sys::this_thread(), &mask);
+    let under = PINS.user_of(sys::this_thread(), mask.fingerprint());
     Some((PINS.intern(under.map_or(&mask, |(user, _)| user))?, under.is_some()))
 }
 
@@ -137,6 +138,7 @@ fn pinned_by_attributes(return_address: usize) -> Option<(UserMask, RuntimeId)> 
     }
 }
 
+#[inline(never)]
 fn has_mask(attributes: Any) -> bool {
     if attributes.is_null() {
         return false;
@@ -184,11 +186,15 @@ unsafe extern "C" fn begin(slot: *const Slot) -> Started {
     // SAFETY: it filled the slot before it made the thread.
     let Born { start, argument, user, runtime } = unsafe { (*slot.born.get()).assume_init_read() };
     slot.free();
-    if let (Ok(now), Some(mask)) = (sys::mask_of(0), PINS.mask(user))
-        && now != *mask
-    {
-        PINS.record(sys::this_thread(), user, runtime, &now, sys::alive);
+    note(user, runtime);
+    Started { start, argument }
+}
+
+#[inline(never)]
+fn note(user: UserMask, runtime: RuntimeId) {
+    let (Ok(now), Some(mask)) = (sys::mask_of(0), PINS.mask(user)) else { return };
+    if now != *mask {
+        PINS.record(sys::this_thread(), user, runtime, now.fingerprint(), sys::alive);
         log::debug!("pin: thread {}, {mask} -> {now}, made so", sys::gettid());
     }
-    Started { start, argument }
 }
