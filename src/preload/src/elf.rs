@@ -52,7 +52,7 @@ impl Object {
     /// # Safety
     /// As for [`at`](Self::at).
     pub(crate) unsafe fn of(info: &libc::dl_phdr_info) -> Option<Self> {
-        let dynamic = crate::caller::program_headers(info).iter().find(|header| header.p_type == libc::PT_DYNAMIC)?;
+        let dynamic = crate::dso::program_headers(info).iter().find(|header| header.p_type == libc::PT_DYNAMIC)?;
         // SAFETY: the loader's own description, and the caller's promise.
         unsafe { Self::at(info.dlpi_addr as usize, (info.dlpi_addr + dynamic.p_vaddr) as *const _) }
     }

@@ -19,64 +19,78 @@
 
 use crate::affinity::repair::Widened;
 use crate::affinity::{Target, observe, query};
-use crate::caller::Via;
 use crate::next::{self, Any, Argv, CloneStart, Start};
 use crate::process::{birth, clone as cloning, fork as forking, thread};
+use crate::site::{Call, Site};
 use crate::state;
 use core::arch::naked_asm;
 use libc::{c_char, c_int, c_long, pid_t, size_t};
 
-/// Passes the return address on as one more argument, in `$register`.
-macro_rules! with_return_address {
+/// Passes the stack pointer, where the return address is, on as one more argument, in `$register`.
+macro_rules! with_stack {
     ($(#[$doc:meta])* $name:ident, $register:literal, $inner:ident) => {
         $(#[$doc])*
         #[unsafe(no_mangle)]
         #[unsafe(naked)]
         unsafe extern "C" fn $name() {
-            naked_asm!(concat!("mov ", $register, ", [rsp]"), "jmp {inner}", inner = sym $inner)
+            naked_asm!(concat!("mov ", $register, ", rsp"), "jmp {inner}", inner = sym $inner)
         }
     };
 }
 
+const fn site(call: Call, stack: *const usize) -> Site {
+    // SAFETY: the hooks' assembly passes the stack pointer they were entered with.
+    unsafe { Site::new(call, stack) }
+}
+
 // Masks ----------------------------------------------------------------------------------------------------------
 
-with_return_address!(sched_setaffinity, "rcx", on_sched_setaffinity);
-with_return_address!(sched_getaffinity, "rcx", on_sched_getaffinity);
-with_return_address!(pthread_setaffinity_np, "rcx", on_pthread_setaffinity_np);
-with_return_address!(pthread_getaffinity_np, "rcx", on_pthread_getaffinity_np);
+with_stack!(sched_setaffinity, "rcx", on_sched_setaffinity);
+with_stack!(sched_getaffinity, "rcx", on_sched_getaffinity);
+with_stack!(pthread_setaffinity_np, "rcx", on_pthread_setaffinity_np);
+with_stack!(pthread_getaffinity_np, "rcx", on_pthread_getaffinity_np);
 
-unsafe extern "C" fn on_sched_setaffinity(tid: pid_t, size: size_t, mask: *const u8, from: usize) -> c_int {
-    observe::set(Target::of_tid(tid), Via::Sched, from, || {
+unsafe extern "C" fn on_sched_setaffinity(tid: pid_t, size: size_t, mask: *const u8, stack: *const usize) -> c_int {
+    observe::set(Target::of_tid(tid), site(Call::SchedSetaffinity, stack), || {
         // SAFETY: the caller's own arguments.
         let result = unsafe { next::sched_setaffinity()(tid, size, mask) };
         (result == 0, result)
     })
 }
 
-unsafe extern "C" fn on_pthread_setaffinity_np(key: usize, size: size_t, mask: *const u8, from: usize) -> c_int {
-    observe::set(Target::of_key(key), Via::Pthread, from, || {
+unsafe extern "C" fn on_pthread_setaffinity_np(
+    key: usize,
+    size: size_t,
+    mask: *const u8,
+    stack: *const usize,
+) -> c_int {
+    observe::set(Target::of_key(key), site(Call::PthreadSetaffinity, stack), || {
         // SAFETY: the caller's own arguments.
         let error = unsafe { next::pthread_setaffinity_np()(key, size, mask) };
         (error == 0, error)
     })
 }
 
-unsafe extern "C" fn on_sched_getaffinity(tid: pid_t, size: size_t, mask: *mut u8, from: usize) -> c_int {
+unsafe extern "C" fn on_sched_getaffinity(tid: pid_t, size: size_t, mask: *mut u8, stack: *const usize) -> c_int {
     // SAFETY: the caller's own arguments.
     let result = unsafe { next::sched_getaffinity()(tid, size, mask) };
     if result == 0 && state::active() {
         // SAFETY: libc has just written all of it.
-        query::answer(Target::of_tid(tid), from, unsafe { core::slice::from_raw_parts_mut(mask, size) });
+        query::answer(Target::of_tid(tid), site(Call::SchedGetaffinity, stack), unsafe {
+            core::slice::from_raw_parts_mut(mask, size)
+        });
     }
     result
 }
 
-unsafe extern "C" fn on_pthread_getaffinity_np(key: usize, size: size_t, mask: *mut u8, from: usize) -> c_int {
+unsafe extern "C" fn on_pthread_getaffinity_np(key: usize, size: size_t, mask: *mut u8, stack: *const usize) -> c_int {
     // SAFETY: the caller's own arguments.
     let error = unsafe { next::pthread_getaffinity_np()(key, size, mask) };
     if error == 0 && state::active() {
         // SAFETY: libc has just written all of it.
-        query::answer(Target::of_key(key), from, unsafe { core::slice::from_raw_parts_mut(mask, size) });
+        query::answer(Target::of_key(key), site(Call::PthreadGetaffinity, stack), unsafe {
+            core::slice::from_raw_parts_mut(mask, size)
+        });
     }
     error
 }
@@ -106,10 +120,11 @@ unsafe extern "C" fn syscall() -> c_long {
         "cmp byte ptr [rip + {active}], 0",
         "je 2b",
         "jmp {make}",
-        // The seventh argument is on the stack; we add the return address.
-        "4: sub rsp, 8",
-        "push [rsp + 8]",
-        "push [rsp + 24]",
+        // The seventh argument is on the stack; we add the stack pointer.
+        "4: mov rax, rsp",
+        "sub rsp, 8",
+        "push rax",
+        "push [rax + 8]",
         "call {on_syscall}",
         "add rsp, 24",
         "ret",
@@ -133,12 +148,12 @@ unsafe extern "C" fn on_syscall(
     d: usize,
     e: usize,
     f: usize,
-    from: usize,
+    stack: *const usize,
 ) -> c_long {
     // SAFETY: the caller's own arguments.
     let real = || unsafe { next::syscall()(number, a, b, c, d, e, f) };
     match number {
-        libc::SYS_sched_setaffinity => observe::set(Target::of_tid(a as pid_t), Via::Syscall, from, || {
+        libc::SYS_sched_setaffinity => observe::set(Target::of_tid(a as pid_t), site(Call::Syscall, stack), || {
             let result = real();
             (result == 0, result)
         }),
@@ -147,7 +162,7 @@ unsafe extern "C" fn on_syscall(
             if written > 0 && state::active() {
                 // SAFETY: the kernel has just written this many bytes there.
                 let mask = unsafe { core::slice::from_raw_parts_mut(c as *mut u8, written as usize) };
-                query::answer(Target::of_tid(a as pid_t), from, mask);
+                query::answer(Target::of_tid(a as pid_t), site(Call::Syscall, stack), mask);
             }
             written
         }
@@ -328,16 +343,22 @@ unsafe extern "C" fn on_execle(path: *const c_char, argv: Argv) -> c_int {
 #[unsafe(no_mangle)]
 #[unsafe(naked)]
 unsafe extern "C" fn pthread_create() -> c_int {
-    naked_asm!("mov r8, [rsp]", "jmp {inner}", inner = sym on_pthread_create)
+    naked_asm!("mov r8, rsp", "jmp {inner}", inner = sym on_pthread_create)
 }
 
-unsafe extern "C" fn on_pthread_create(thread: Any, attr: Any, start: Start, argument: Any, from: usize) -> c_int {
+unsafe extern "C" fn on_pthread_create(
+    thread: Any,
+    attr: Any,
+    start: Start,
+    argument: Any,
+    stack: *const usize,
+) -> c_int {
     if !state::active() {
         // SAFETY: the caller's own call.
         return unsafe { next::pthread_create()(thread, attr, start, argument) };
     }
     // SAFETY: the caller's own call.
-    unsafe { thread::pthread_create(thread, attr, start, argument, from) }
+    unsafe { thread::pthread_create(thread, attr, start, argument, site(Call::PthreadCreate, stack)) }
 }
 
 #[unsafe(no_mangle)]

@@ -6,7 +6,7 @@
 //! 1. ld.so loads us before the program's libraries, and [`start`] reads the environment. A process without a runtime
 //!    stays with that: every hook is one load, a branch and a jump.
 //! 2. A runtime pins its thread with `sched_setaffinity`, `pthread_setaffinity_np` or `syscall`. The hook ([`hooks`])
-//!    makes the real call ([`next`]) and asks who called ([`caller`]): the object that the return address lies in.
+//!    makes the real call ([`next`]) and asks who called ([`caller`]): the object that the return address lies in ([`site`], [`dso`]).
 //! 3. A mask set by a runtime is a pin. The table of pins ([`state::PINS`], [`knlfix_core::pins`]) remembers the user
 //!    mask under it ([`affinity::observe`]), and from now on the hooks are [active](state::ACTIVE).
 //! 4. A mask set by anybody else is the user's: the record goes, and the mask stays.
@@ -25,11 +25,14 @@ compile_error!("libknlfix hooks glibc on x86-64 Linux: its hooks are written for
 
 mod affinity;
 mod caller;
+mod dso;
 mod elf;
 mod hooks;
 mod log;
 mod next;
 mod process;
+mod runtimes;
+mod site;
 mod state;
 mod sys;
 

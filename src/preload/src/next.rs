@@ -217,7 +217,7 @@ struct Walk {
 unsafe extern "C" fn visit(info: *mut libc::dl_phdr_info, _size: size_t, walk: Any) -> c_int {
     // SAFETY: the walk that `find_all` passed, and the loader's own record.
     let (walk, info) = unsafe { (&mut *walk.cast::<Walk>(), &*info) };
-    if crate::caller::spans(info, &raw const SYSCALL as usize) {
+    if crate::dso::spans(info, &raw const SYSCALL as usize) {
         walk.passed_us = true;
     } else if walk.passed_us || !walk.search.behind_us {
         // SAFETY: the loader keeps the object mapped while it visits it; libc's stay for good.

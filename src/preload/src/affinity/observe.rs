@@ -2,18 +2,19 @@
 
 use super::Target;
 use super::repair::Widened;
-use crate::caller::{self, Caller, Kind, Via};
+use crate::caller::{self, Caller, Kind};
 use crate::process::fork;
+use crate::site::Site;
 use crate::state::{self, PINS};
 use crate::sys;
 use knlfix_core::pins::Seen;
 
 /// Makes the call `set`, which returns whether it succeeded with its result, and notes who set what.
-pub(crate) fn set<R>(target: Target, via: Via, return_address: usize, set: impl FnOnce() -> (bool, R)) -> R {
+pub(crate) fn set<R>(target: Target, site: Site, set: impl FnOnce() -> (bool, R)) -> R {
     if !state::config().enabled {
         return set().1;
     }
-    let caller = caller::who_sets(return_address, via);
+    let caller = caller::who_sets(site);
     match (caller.kind, target) {
         (Kind::Runtime(_) | Kind::Counter, Target::Myself) => by_runtime(&caller, set),
         // No runtime is known to pin a thread but the one it runs on: such a mask is left alone, and so is the record.

@@ -2,6 +2,8 @@
 
 use super::Target;
 use crate::caller::{self, Kind};
+use crate::runtimes;
+use crate::site::Site;
 use crate::state::{self, PINS};
 use crate::sys;
 use knlfix_core::cpumask;
@@ -9,7 +11,7 @@ use knlfix_core::cpumask;
 /// Replaces `answer`, the mask that the kernel reported for `target`, by the user mask under the pin, if the caller is
 /// a program outside a parallel region: it wants to know how many CPUs it may use. A runtime wants the real mask, to
 /// restore it, and so does anybody inside a region.
-pub(crate) fn answer(target: Target, return_address: usize, answer: &mut [u8]) {
+pub(crate) fn answer(target: Target, site: Site, answer: &mut [u8]) {
     if !state::active() || !state::config().virtual_mask || !state::is_owner() {
         return;
     }
@@ -20,8 +22,8 @@ pub(crate) fn answer(target: Target, return_address: usize, answer: &mut [u8]) {
         Target::Key(key) => PINS.user_of_key(key, current),
     };
     let Some((user, runtime)) = found else { return };
-    let caller = caller::who_asks(return_address);
-    if matches!(caller.kind, Kind::User | Kind::Counter) && !caller::in_parallel_region(runtime) {
+    let caller = caller::who_asks(site);
+    if matches!(caller.kind, Kind::User | Kind::Counter) && !runtimes::in_parallel_region(runtime) {
         user.to_bytes(answer);
         log::trace!("mask: {} asked for that of a pinned thread and heard {user}", caller.name);
     }

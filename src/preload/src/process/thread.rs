@@ -9,8 +9,9 @@
 //! is cancelled, unwound or shown in a backtrace.
 
 use crate::affinity::repair::Widened;
-use crate::caller::{self, Kind, Via};
+use crate::caller::{self, Kind};
 use crate::next::{self, Any, Start};
+use crate::site::Site;
 use crate::state::{self, PINS};
 use crate::sys;
 use core::arch::naked_asm;
@@ -69,23 +70,17 @@ impl Slot {
     }
 }
 
-/// `pthread_create()`, called from `return_address`.
+/// `pthread_create()`, called from `site`.
 ///
 /// # Safety
 /// As `pthread_create(3)`.
-pub(crate) unsafe fn pthread_create(
-    thread: Any,
-    attributes: Any,
-    start: Start,
-    argument: Any,
-    return_address: usize,
-) -> c_int {
+pub(crate) unsafe fn pthread_create(thread: Any, attributes: Any, start: Start, argument: Any, site: Site) -> c_int {
     let make = |start, argument| {
         // SAFETY: the caller's own arguments, or ours around them.
         unsafe { next::pthread_create()(thread, attributes, start, argument) }
     };
     if has_mask(attributes) {
-        return match pinned_by_attributes(return_address) {
+        return match pinned_by_attributes(site) {
             Some((user, runtime)) => recorded(Born { start, argument, user, runtime }, make),
             None => make(start, argument),
         };
@@ -131,8 +126,8 @@ fn user_mask_here() -> Option<(UserMask, bool)> {
 
 /// A thread with a mask in its attributes is pinned if a runtime gave it that; the mask under the pin is its creator's
 /// user mask.
-fn pinned_by_attributes(return_address: usize) -> Option<(UserMask, RuntimeId)> {
-    match caller::who_sets(return_address, Via::Sched).kind {
+fn pinned_by_attributes(site: Site) -> Option<(UserMask, RuntimeId)> {
+    match caller::who_sets(site).kind {
         Kind::Runtime(runtime) => Some((user_mask_here()?.0, runtime)),
         _ => None,
     }

@@ -1,0 +1,157 @@
+//! The loaded object that an address lies in.
+
+use crate::elf::Object;
+use crate::next;
+use crate::state;
+use core::ffi::{CStr, c_int, c_void};
+use knlfix_core::text::Text;
+
+/// An object the loader has mapped.
+pub(crate) struct Dso {
+    pub(crate) object: Option<Object>,
+    /// The address of its dynamic section, which tells it from any other.
+    pub(crate) dynamic: usize,
+    pub(crate) start: usize,
+    pub(crate) end: usize,
+    /// The program itself, not a library.
+    pub(crate) is_program: bool,
+    /// Its file name, for the log and for the user's list of runtimes.
+    pub(crate) name: Text<64>,
+}
+
+impl Dso {
+    /// Its loaded segments, from the ELF header at its start, with their flags.
+    pub(crate) fn segments(&self) -> impl Iterator<Item = (u32, &[u8])> {
+        // SAFETY: every object's first segment begins with its ELF header, as the loader required.
+        let header = unsafe { &*(self.start as *const libc::Elf64_Ehdr) };
+        let is_elf = header.e_ident.starts_with(b"\x7fELF") && header.e_phoff.is_multiple_of(8);
+        let count = if is_elf { usize::from(header.e_phnum) } else { 0 };
+        let table = (self.start + header.e_phoff as usize) as *const libc::Elf64_Phdr;
+        let table = if count == 0 { core::ptr::dangling() } else { table };
+        // SAFETY: the program headers are in the first segment too.
+        let headers = unsafe { core::slice::from_raw_parts(table, count) };
+        let base = self.object.as_ref().map_or(self.start, Object::base);
+        let loaded = headers.iter().filter(|header| header.p_type == libc::PT_LOAD);
+        loaded.filter(|header| header.p_flags & libc::PF_R != 0).map(move |header| {
+            let address = (base + header.p_vaddr as usize) as *const u8;
+            // SAFETY: the loader mapped this segment readable.
+            (header.p_flags, unsafe { core::slice::from_raw_parts(address, header.p_filesz as usize) })
+        })
+    }
+
+    /// The bytes from `address` to the end of its segment, if that segment can hold what `flags` say.
+    pub(crate) fn bytes_at(&self, address: usize, flags: u32) -> Option<&[u8]> {
+        let mut segments = self.segments().filter(|(has, _)| has & flags == flags);
+        segments.find_map(|(_, bytes)| bytes.get(address.checked_sub(bytes.as_ptr() as usize)?..))
+    }
+
+    /// The object around `address`.
+    pub(crate) fn around(address: usize) -> Option<Self> {
+        if next::has_dl_find_object() {
+            return Self::found_by_loader(address);
+        }
+        if state::forked() {
+            // Before glibc 2.35 the loader can be asked only under its lock, which a thread that did not survive the
+            // fork may have held: a forked child knows the runtimes that its parent knew (`who` looks there).
+            return None;
+        }
+        let mut search = Visit { address, found: None };
+        // SAFETY: `visit` gets the search back, and it outlives the call.
+        unsafe { libc::dl_iterate_phdr(Some(visit), (&raw mut search).cast()) };
+        search.found
+    }
+
+    fn found_by_loader(address: usize) -> Option<Self> {
+        /// `struct dl_find_object` of `<dlfcn.h>`
+        #[repr(C)]
+        struct Found {
+            flags: u64,
+            start: usize,
+            end: usize,
+            map: *const LinkMap,
+            eh_frame: usize,
+            reserved: [u64; 7],
+        }
+        /// The public part of `struct link_map` of `<link.h>`
+        #[repr(C)]
+        struct LinkMap {
+            base: usize,
+            name: *const libc::c_char,
+            dynamic: *const c_void,
+        }
+        let mut found = Found { flags: 0, start: 0, end: 0, map: core::ptr::null(), eh_frame: 0, reserved: [0; 7] };
+        // SAFETY: the structure is glibc's.
+        let error = unsafe { next::_dl_find_object()(address, (&raw mut found).cast()) };
+        if error != 0 || found.map.is_null() {
+            return None;
+        }
+        // SAFETY: the object we were called from stays loaded while it waits for us.
+        let map = unsafe { &*found.map };
+        // SAFETY: as above.
+        let object = unsafe { Object::at(map.base, map.dynamic) };
+        // SAFETY: the loader's name of the object is a C string.
+        let path = unsafe { map.name.as_ref().map(|name| CStr::from_ptr(name)) }.unwrap_or(c"");
+        Some(Self::new(object, map.dynamic as usize, found.start..found.end, path))
+    }
+
+    fn new(object: Option<Object>, dynamic: usize, span: core::ops::Range<usize>, path: &CStr) -> Self {
+        let soname = object.as_ref().map_or(c"", |object| object.soname());
+        let is_program = path.is_empty();
+        let file = path.to_bytes().rsplit(|&byte| byte == b'/').next().unwrap_or(b"");
+        let name = match (is_program, file.is_empty()) {
+            (true, _) => program_name(),
+            (false, true) => soname.to_bytes(),
+            (false, false) => file,
+        };
+        Self { object, dynamic, start: span.start, end: span.end, is_program, name: Text::from_bytes(name) }
+    }
+}
+
+fn program_name() -> &'static [u8] {
+    unsafe extern "C" {
+        static program_invocation_short_name: *const libc::c_char;
+    }
+    // SAFETY: libc sets it before any constructor runs; a program may point it elsewhere, but only to a C string.
+    let name = unsafe { program_invocation_short_name.as_ref().map(|name| CStr::from_ptr(name)) };
+    name.map_or(b"the program", |name| name.to_bytes())
+}
+
+struct Visit {
+    address: usize,
+    found: Option<Dso>,
+}
+
+unsafe extern "C" fn visit(info: *mut libc::dl_phdr_info, _size: usize, search: *mut c_void) -> c_int {
+    // SAFETY: the search that `around` passed, and the loader's own record.
+    let (search, info) = unsafe { (&mut *search.cast::<Visit>(), &*info) };
+    if !spans(info, search.address) {
+        return 0;
+    }
+    let base = info.dlpi_addr as usize;
+    let loads = || program_headers(info).iter().filter(|header| header.p_type == libc::PT_LOAD);
+    let start = loads().map(|header| base + header.p_vaddr as usize).min().unwrap_or(base) & !0xfff;
+    let end = loads().map(|header| base + (header.p_vaddr + header.p_memsz) as usize).max().unwrap_or(base);
+    let dynamic = program_headers(info).iter().find(|header| header.p_type == libc::PT_DYNAMIC);
+    let dynamic = dynamic.map_or(0, |header| base + header.p_vaddr as usize);
+    // SAFETY: the loader's own name and record of an object that can't go while it waits for us.
+    let (path, object) = unsafe { (CStr::from_ptr(info.dlpi_name), Object::of(info)) };
+    search.found = Some(Dso::new(object, dynamic, start..end, path));
+    1
+}
+
+/// The program headers of an object the loader visits.
+pub(crate) fn program_headers(info: &libc::dl_phdr_info) -> &[libc::Elf64_Phdr] {
+    if info.dlpi_phdr.is_null() {
+        return &[];
+    }
+    // SAFETY: the loader's own table, which it keeps while it visits.
+    unsafe { core::slice::from_raw_parts(info.dlpi_phdr, usize::from(info.dlpi_phnum)) }
+}
+
+/// Whether `address` lies in an object the loader visits.
+pub(crate) fn spans(info: &libc::dl_phdr_info, address: usize) -> bool {
+    program_headers(info).iter().filter(|header| header.p_type == libc::PT_LOAD).any(|header| {
+        let start = (info.dlpi_addr + header.p_vaddr) as usize;
+        (start..start + header.p_memsz as usize).contains(&address)
+    })
+}
