@@ -78,7 +78,7 @@ pub static KNOBS: [Knob; 7] = [
         name: "KNLFIX_LOG_FILE",
         default: "",
         values: "FILE",
-        doc: "append what it says to FILE instead of writing it to standard error",
+        doc: "append what it says to FILE (a relative one: in each process's own directory) instead of standard error",
         apply: |config, value| path(&mut config.log_file, value),
         show: |config, out| write!(out, "{}", Lossy(config.log_file.as_bytes())),
     },
@@ -252,7 +252,7 @@ impl RuntimeList {
 
     fn parse(value: &[u8]) -> Result<Self, Malformed> {
         let list = Self { text: Text::from_bytes(value) };
-        let sane = |name: &[u8]| !name.is_empty() && !name.contains(&b'/');
+        let sane = |name: &[u8]| !name.is_empty() && !name.iter().any(|byte| b"/ \t".contains(byte));
         if value.len() > 512 || !list.entries().all(|(_, name)| sane(name)) {
             return Err(Malformed);
         }
@@ -261,7 +261,8 @@ impl RuntimeList {
 
     /// (is a runtime, beginning of the file name)
     fn entries(&self) -> impl Iterator<Item = (bool, &[u8])> {
-        let words = self.text.as_bytes().split(|&byte| byte == b',').filter(|word| !word.is_empty());
+        let words = self.text.as_bytes().split(|&byte| byte == b',').map(<[u8]>::trim_ascii);
+        let words = words.filter(|word| !word.is_empty());
         words.map(|word| match word {
             [b'-', name @ ..] => (false, name),
             [b'+', name @ ..] | name => (true, name),
@@ -309,6 +310,7 @@ mod tests {
         assert_eq!(complaints, ["KNLFIX_LOG: \"loud\" is not off|error|warn|info|debug|trace; using warn"]);
         assert_eq!(config.log, LevelFilter::Warn);
         assert_eq!(read(&["KNLFIX_RUNTIMES=/usr/lib/x.so"]).1.len(), 1);
+        assert_eq!(read(&["KNLFIX_RUNTIMES=+a b"]).1.len(), 1);
         assert_eq!(read(&[&format!("KNLFIX_LOG_FILE={}", "x".repeat(1024))]).1.len(), 1);
         assert_eq!(read(&[&format!("KNLFIX_RUNTIMES={}", "x".repeat(513))]).1.len(), 1);
     }
@@ -328,7 +330,7 @@ mod tests {
 
     #[test]
     fn the_runtime_list_adds_and_removes_and_the_last_word_wins() {
-        let (config, _) = read(&["KNLFIX_RUNTIMES=libmine,-libgomp,+libgomp-x"]);
+        let (config, _) = read(&["KNLFIX_RUNTIMES=libmine, -libgomp ,+libgomp-x"]);
         assert_eq!(config.runtimes.verdict(b"libmine.so.3"), Some(true));
         assert_eq!(config.runtimes.verdict(b"libgomp.so.1"), Some(false));
         assert_eq!(config.runtimes.verdict(b"libgomp-x.so.1"), Some(true));

@@ -270,9 +270,19 @@ impl Pins {
     }
 
     /// As [`user_of`](Self::user_of), for a thread known by its `pthread_t` alone: another thread, or a forked child's
-    /// only one, which has the `pthread_t` of the thread that forked and a number of its own.
-    pub fn user_of_key(&self, key: usize, current: u64) -> Option<(&CpuMask, RuntimeId)> {
-        self.known(key).find_map(|slot| self.unpack(slot.user_under(current)?))
+    /// only one, which has the `pthread_t` of the thread that forked and a number of its own. `right` says whether a
+    /// record made for a thread of this number can be meant.
+    pub fn user_of_key(&self, key: usize, current: u64, right: impl Fn(i32) -> bool) -> Option<(&CpuMask, RuntimeId)> {
+        self.known(key)
+            .filter(|slot| right(slot.tid.load(Ordering::Acquire)))
+            .find_map(|slot| self.unpack(slot.user_under(current)?))
+    }
+
+    /// Forgets what is on record under this thread's `pthread_t` for an earlier thread, which has ended.
+    pub fn forget_earlier(&self, thread: Thread) {
+        for slot in self.known(thread.key).filter(|slot| slot.tid.load(Ordering::Acquire) != thread.tid) {
+            slot.unpin();
+        }
     }
 
     /// As [`user_of`](Self::user_of), for another thread of this process, known by its number alone.
@@ -453,10 +463,10 @@ mod tests {
         pin(&pins, ME, "0-3", "0");
         let reborn = Thread { tid: 200, ..ME };
         assert_eq!(user(&pins, reborn, "0"), None);
-        assert_eq!(
-            pins.user_of_key(ME.key, mask("0").fingerprint()).map(|(user, _)| user.to_string()).as_deref(),
-            Some("0-3")
-        );
+        assert_eq!(pins.user_of_key(ME.key, mask("0").fingerprint(), |_| true).unwrap().0, &mask("0-3"));
+        assert!(pins.user_of_key(ME.key, mask("0").fingerprint(), |tid| tid == 200).is_none());
+        pins.forget_earlier(reborn);
+        assert!(pins.user_of_key(ME.key, mask("0").fingerprint(), |_| true).is_none());
     }
 
     #[test]

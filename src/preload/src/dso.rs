@@ -20,18 +20,15 @@ pub(crate) struct Dso {
 }
 
 impl Dso {
-    /// Its loaded segments, from the ELF header at its start, with their flags.
+    /// Its loaded segments with their flags; none in a forked child, where the loader can't be asked.
     pub(crate) fn segments(&self) -> impl Iterator<Item = (u32, &[u8])> {
-        // SAFETY: every object's first segment begins with its ELF header, as the loader required.
-        let header = unsafe { &*(self.start as *const libc::Elf64_Ehdr) };
-        let is_elf = header.e_ident.starts_with(b"\x7fELF") && header.e_phoff.is_multiple_of(8);
-        let count = if is_elf { usize::from(header.e_phnum) } else { 0 };
-        let table = (self.start + header.e_phoff as usize) as *const libc::Elf64_Phdr;
-        let table = if count == 0 { core::ptr::dangling() } else { table };
-        // SAFETY: the program headers are in the first segment too.
-        let headers = unsafe { core::slice::from_raw_parts(table, count) };
+        let mut search = Visit { address: self.dynamic, found: None, headers: &[] };
+        if !state::forked() {
+            // SAFETY: `visit` gets the search back, and it outlives the call.
+            unsafe { libc::dl_iterate_phdr(Some(visit), (&raw mut search).cast()) };
+        }
         let base = self.object.as_ref().map_or(self.start, Object::base);
-        let loaded = headers.iter().filter(|header| header.p_type == libc::PT_LOAD);
+        let loaded = search.headers.iter().filter(|header| header.p_type == libc::PT_LOAD);
         loaded.filter(|header| header.p_flags & libc::PF_R != 0).map(move |header| {
             let address = (base + header.p_vaddr as usize) as *const u8;
             // SAFETY: the loader mapped this segment readable.
@@ -55,7 +52,7 @@ impl Dso {
             // fork may have held: a forked child knows the runtimes that its parent knew (`who` looks there).
             return None;
         }
-        let mut search = Visit { address, found: None };
+        let mut search = Visit { address, found: None, headers: &[] };
         // SAFETY: `visit` gets the search back, and it outlives the call.
         unsafe { libc::dl_iterate_phdr(Some(visit), (&raw mut search).cast()) };
         search.found
@@ -119,6 +116,8 @@ fn program_name() -> &'static [u8] {
 struct Visit {
     address: usize,
     found: Option<Dso>,
+    /// Its program headers, which stay as long as the object does: it waits for us.
+    headers: &'static [libc::Elf64_Phdr],
 }
 
 unsafe extern "C" fn visit(info: *mut libc::dl_phdr_info, _size: usize, search: *mut c_void) -> c_int {
@@ -135,6 +134,9 @@ unsafe extern "C" fn visit(info: *mut libc::dl_phdr_info, _size: usize, search: 
     let dynamic = dynamic.map_or(0, |header| base + header.p_vaddr as usize);
     // SAFETY: the loader's own name and record of an object that can't go while it waits for us.
     let (path, object) = unsafe { (CStr::from_ptr(info.dlpi_name), Object::of(info)) };
+    // SAFETY: the table is the object's own, or the loader's copy of it.
+    search.headers =
+        unsafe { core::slice::from_raw_parts(program_headers(info).as_ptr(), program_headers(info).len()) };
     search.found = Some(Dso::new(object, dynamic, start..end, path));
     1
 }

@@ -51,7 +51,7 @@ with_stack!(pthread_setaffinity_np, "rcx", on_pthread_setaffinity_np);
 with_stack!(pthread_getaffinity_np, "rcx", on_pthread_getaffinity_np);
 
 unsafe extern "C" fn on_sched_setaffinity(tid: pid_t, size: size_t, mask: *const u8, stack: *const usize) -> c_int {
-    observe::set(Target::of_tid(tid), site(Call::SchedSetaffinity, stack), || {
+    observe::set(Target::of_tid(tid), site(Call::SchedSetaffinity, stack), size, || {
         // SAFETY: the caller's own arguments.
         let result = unsafe { next::sched_setaffinity()(tid, size, mask) };
         (result == 0, result)
@@ -64,7 +64,7 @@ unsafe extern "C" fn on_pthread_setaffinity_np(
     mask: *const u8,
     stack: *const usize,
 ) -> c_int {
-    observe::set(Target::of_key(key), site(Call::PthreadSetaffinity, stack), || {
+    observe::set(Target::of_key(key), site(Call::PthreadSetaffinity, stack), size, || {
         // SAFETY: the caller's own arguments.
         let error = unsafe { next::pthread_setaffinity_np()(key, size, mask) };
         (error == 0, error)
@@ -153,7 +153,7 @@ unsafe extern "C" fn on_syscall(
     // SAFETY: the caller's own arguments.
     let real = || unsafe { next::syscall()(number, a, b, c, d, e, f) };
     match number {
-        libc::SYS_sched_setaffinity => observe::set(Target::of_tid(a as pid_t), site(Call::Syscall, stack), || {
+        libc::SYS_sched_setaffinity => observe::set(Target::of_tid(a as pid_t), site(Call::Syscall, stack), b, || {
             let result = real();
             (result == 0, result)
         }),
@@ -241,11 +241,11 @@ unsafe extern "C" fn __clone(
 
 /// Hooks that only widen the calling thread while the next definition runs.
 macro_rules! widened {
-    ($($name:ident($($arg:ident: $type:ty),*) -> $ret:ty;)*) => {
+    ($widen:ident: $($name:ident($($arg:ident: $type:ty),*) -> $ret:ty;)*) => {
         $(
             #[unsafe(no_mangle)]
             unsafe extern "C" fn $name($($arg: $type),*) -> $ret {
-                let _widened = Widened::for_child(stringify!($name));
+                let _widened = Widened::$widen(stringify!($name));
                 // SAFETY: the caller's own call.
                 unsafe { next::$name()($($arg),*) }
             }
@@ -253,7 +253,7 @@ macro_rules! widened {
     };
 }
 
-widened! {
+widened! { for_child:
     execve(path: *const c_char, argv: Argv, envp: Argv) -> c_int;
     execv(path: *const c_char, argv: Argv) -> c_int;
     execvp(file: *const c_char, argv: Argv) -> c_int;
@@ -267,6 +267,9 @@ widened! {
     system(command: *const c_char) -> c_int;
     popen(command: *const c_char, mode: *const c_char) -> Any;
     wordexp(words: *const c_char, expanded: Any, flags: c_int) -> c_int;
+}
+
+widened! { for_thread:
     timer_create(clock: c_int, event: Any, timer: Any) -> c_int;
     mq_notify(queue: c_int, event: Any) -> c_int;
     aio_read(request: Any) -> c_int;

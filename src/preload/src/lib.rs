@@ -16,8 +16,9 @@
 //! 6. A program that asks for the mask of its pinned thread, outside parallel regions, hears the user mask
 //!    ([`affinity::query`]).
 //!
-//! Nothing here allocates, locks, panics on purpose or needs `std`: the library lives in signal handlers, in the
-//! children of multi-threaded forks and on the stacks of vfork children.
+//! Nothing here allocates, panics on purpose or needs `std`, and no lock of ours exists; the loader's is taken on the
+//! first call of a hook, and on a libc before 2.35 to tell who called, but never in a forked child: the library lives in
+//! signal handlers, in the children of multi-threaded forks and on the stacks of vfork children.
 #![cfg_attr(not(test), no_std)]
 
 #[cfg(not(all(target_arch = "x86_64", target_os = "linux", target_env = "gnu")))]
@@ -41,7 +42,9 @@ mod sys;
 fn start() {
     if state::config().enabled {
         // SAFETY: a handler that allocates nothing. Without it (no memory) a few rare ways to fork stay unrepaired.
-        let _ = unsafe { libc::pthread_atfork(None, None, Some(affinity::repair::in_child)) };
+        let _ = unsafe {
+            libc::pthread_atfork(Some(affinity::repair::before_fork), None, Some(affinity::repair::in_child))
+        };
     }
 }
 

@@ -12,14 +12,23 @@ use knlfix_core::config::Config;
 use knlfix_core::text::Text;
 use log::{Level, Log, Metadata, Record};
 
-struct Sink {
-    path: UnsafeCell<[u8; 1024]>,
+struct Sink(UnsafeCell<Place>);
+
+/// Where the lines go.
+struct Place {
+    /// A file, or nothing for standard error.
+    path: [u8; 1024],
+    /// What standard error was when the program started. A program that closes descriptor 2 may get it again for its
+    /// data.
+    stderr: Option<(u64, u64)>,
 }
 
-// SAFETY: `path` is written once, in `start`, before the sink is handed to the `log` crate.
+// SAFETY: written once, in `start`, before the sink is handed to the `log` crate.
 unsafe impl Sync for Sink {}
 
-static SINK: Sink = Sink { path: UnsafeCell::new([0; 1024]) };
+static SINK: Sink = Sink(UnsafeCell::new(Place { path: [0; 1024], stderr: None }));
+
+const STDERR: i32 = 2;
 
 /// Turns logging on, if the configuration asks for it. To be called once.
 pub(crate) fn start(config: &Config) {
@@ -27,8 +36,9 @@ pub(crate) fn start(config: &Config) {
         return;
     }
     // SAFETY: nobody reads it before `set_logger`.
-    let path = unsafe { &mut *SINK.path.get() };
-    for (to, from) in path.iter_mut().zip(config.log_file.as_bytes()) {
+    let place = unsafe { &mut *SINK.0.get() };
+    place.stderr = sys::file_of(STDERR).ok();
+    for (to, from) in place.path.iter_mut().zip(config.log_file.as_bytes()) {
         *to = *from;
     }
     if log::set_logger(&SINK).is_ok() {
@@ -54,8 +64,19 @@ impl Log for Sink {
         let _ = write!(line, "knlfix[{}:{}] {level}: {}", sys::getpid(), sys::gettid(), record.args());
         line.end_line();
         // SAFETY: never written after `start`.
-        let path = unsafe { &*self.path.get() };
-        sys::append(CStr::from_bytes_until_nul(path).unwrap_or(c""), line.as_bytes());
+        let place = unsafe { &*self.0.get() };
+        match CStr::from_bytes_until_nul(&place.path) {
+            Ok(path) if !path.is_empty() => {
+                if let Ok(file) = sys::open_to_append(path) {
+                    sys::write(file, line.as_bytes());
+                    sys::close(file);
+                }
+            }
+            _ if place.stderr.is_some() && sys::file_of(STDERR).ok() == place.stderr => {
+                sys::write(STDERR, line.as_bytes());
+            }
+            _ => {}
+        }
     }
 
     fn flush(&self) {}

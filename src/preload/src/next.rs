@@ -5,6 +5,8 @@
 //! `dlsym` itself).
 
 use crate::elf::Object;
+use crate::state;
+use crate::sys;
 use core::ffi::{CStr, c_void};
 use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use libc::{c_char, c_int, c_long, pid_t, size_t};
@@ -23,12 +25,19 @@ impl Next {
 
     fn address(&self) -> usize {
         match self.at.load(Ordering::Acquire) {
-            0 => {
+            0 if !SEARCHED.load(Ordering::Acquire) || self.may_come_late() => {
                 find_all();
                 self.at.load(Ordering::Acquire)
             }
             found => found,
         }
+    }
+
+    /// Before glibc 2.34 these are in libraries of their own, which a program may load later. In a forked child the
+    /// loader's lock may be held by a thread that is not there.
+    fn may_come_late(&self) -> bool {
+        let late = [&b"pthread_"[..], b"thrd_", b"forkpty", b"timer_", b"mq_", b"aio_", b"lio_", b"getaddrinfo_a"];
+        !state::forked() && late.iter().any(|name| self.name.to_bytes().starts_with(name))
     }
 }
 
@@ -70,7 +79,7 @@ macro_rules! next {
 
 /// What a missing function does: it fails as the kernel would.
 fn no_such_call() -> c_int {
-    crate::sys::set_errno(libc::ENOSYS);
+    sys::set_errno(libc::ENOSYS);
     -1
 }
 
@@ -79,6 +88,7 @@ next! {
     SCHED_GETAFFINITY = sched_getaffinity(tid: pid_t, size: size_t, mask: *mut u8) -> c_int, else no_such_call();
     PTHREAD_SETAFFINITY_NP = pthread_setaffinity_np(key: usize, size: size_t, mask: *const u8) -> c_int, else libc::ENOSYS;
     PTHREAD_GETAFFINITY_NP = pthread_getaffinity_np(key: usize, size: size_t, mask: *mut u8) -> c_int, else libc::ENOSYS;
+    PTHREAD_GETCPUCLOCKID = pthread_getcpuclockid(key: usize, clock: *mut c_int) -> c_int, else libc::ENOSYS;
     PTHREAD_ATTR_GETAFFINITY_NP = pthread_attr_getaffinity_np(attr: Any, size: size_t, mask: *mut u8) -> c_int,
         else libc::ENOSYS;
     SYSCALL = syscall(n: c_long, a: usize, b: usize, c: usize, d: usize, e: usize, f: usize) -> c_long,
@@ -153,23 +163,25 @@ fn with_pidfd(
     argv: Argv,
     envp: Argv,
 ) -> c_int {
-    // SAFETY: plain numbers.
-    let open = |pid: pid_t| unsafe { syscall()(libc::SYS_pidfd_open, pid as usize, 0, 0, 0, 0, 0) };
-    // SAFETY: as above.
-    let close = |fd: c_long| unsafe { syscall()(libc::SYS_close, fd as usize, 0, 0, 0, 0, 0) };
     // A kernel without them is found out before there is a child.
-    match open(crate::sys::getpid()) {
-        -1 => return libc::ENOSYS,
-        probe => close(probe),
-    };
+    match sys::pidfd_open(sys::getpid()) {
+        Ok(probe) => sys::close(probe),
+        Err(error) => return error,
+    }
     let mut pid = 0;
     // SAFETY: the caller's own arguments.
     let error = unsafe { spawn(&raw mut pid, path, actions, attr, argv, envp) };
-    if error == 0 && !fd.is_null() {
-        // SAFETY: the caller's own place for it. Nobody reaps the child before its number is known.
-        unsafe { *fd = open(pid) as c_int };
+    if error != 0 {
+        return error;
     }
-    error
+    // The one race that libc's own does not have: somebody else reaps the child first.
+    match sys::pidfd_open(pid) {
+        // SAFETY: the caller's own place for it.
+        Ok(opened) if !fd.is_null() => unsafe { *fd = opened },
+        Ok(opened) => sys::close(opened),
+        Err(error) => return error,
+    }
+    0
 }
 
 /// Whether this libc has `_dl_find_object`.

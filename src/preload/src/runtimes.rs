@@ -61,13 +61,14 @@ impl Known {
         }
         // SAFETY: `int omp_in_parallel(void)` of an object that is still there.
         let ask = unsafe { core::mem::transmute::<usize, unsafe extern "C" fn() -> c_int>(address) };
-        // SAFETY: it may be called anywhere.
+        // SAFETY: `in_parallel_region` asks it only on threads that may.
         unsafe { ask() != 0 }
     }
 
     fn is_still_loaded(&self, address: usize) -> bool {
         // Without the loader's word (an old libc, after a fork) it is better not to ask the runtime either.
-        Dso::around(address).is_some_and(|dso| dso.dynamic == self.dynamic.load(Ordering::Acquire))
+        let asks_there = |dso: &Dso| dso.object.as_ref().and_then(|object| object.function(c"omp_in_parallel", true));
+        Dso::around(address).is_some_and(|dso| asks_there(&dso) == Some(address))
     }
 }
 

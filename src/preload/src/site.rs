@@ -6,6 +6,7 @@
 //! very definition*: the instruction before it is read, and must lead there, by way of the caller's own tables.
 
 use crate::dso::Dso;
+use crate::sys;
 use core::ffi::CStr;
 
 /// The hooked function that was called.
@@ -39,7 +40,7 @@ pub(crate) struct Site {
     stack: *const usize,
 }
 
-/// Words of the stack that may belong to other preloads' wrappers: redhook's use less than half of it.
+/// Words of the stack in which the wrappers' callers are looked for: redhook's wrapper takes less than half of them.
 const WRAPPERS: usize = 256;
 
 impl Site {
@@ -51,34 +52,43 @@ impl Site {
         Self { call, stack }
     }
 
-    fn word(&self, at: usize) -> usize {
-        // SAFETY: `at` is less than WRAPPERS, and above a frame of a hook there are 2 kB of stack, or what the kernel
-        // (arguments and environment) and libc (the thread's own data) put above it.
-        unsafe { *self.stack.add(at) }
-    }
-
     /// The hook's own return address.
     pub(crate) fn address(&self) -> usize {
-        self.word(0)
+        // SAFETY: see `new`.
+        unsafe { *self.stack }
     }
 
     /// The object that made the call, and the return address in it.
     pub(crate) fn caller(&self) -> Option<(Dso, usize)> {
-        let mut address = self.address();
-        let mut caller = Dso::around(address)?;
-        let mut at = 1;
-        while let Some(wrapper) = caller.object.as_ref().and_then(|object| object.function(self.call.name(), true)) {
-            let mut above = (at..WRAPPERS).filter_map(|at| {
-                let word = self.word(at);
-                let outside = !(caller.start..caller.end).contains(&word);
-                let dso = Dso::around(word).filter(|_| outside)?;
-                calls(&dso, word, wrapper).then_some((at, word, dso))
-            });
-            let Some(found) = above.next() else { break };
-            drop(above);
-            (at, address, caller) = (found.0 + 1, found.1, found.2);
+        let address = self.address();
+        let caller = Dso::around(address)?;
+        if self.wrapper_in(&caller).is_some() {
+            return Some(self.behind_wrappers(caller, address));
         }
         Some((caller, address))
+    }
+
+    fn wrapper_in(&self, dso: &Dso) -> Option<usize> {
+        dso.object.as_ref()?.function(self.call.name(), true)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn behind_wrappers(&self, mut caller: Dso, mut address: usize) -> (Dso, usize) {
+        // The stack may end here: a fiber's, a signal's.
+        let mut stack = [0; WRAPPERS];
+        let words = sys::peek(self.stack as usize, &mut stack);
+        let mut stack = stack.iter().take(words).skip(1).copied();
+        while let Some(wrapper) = self.wrapper_in(&caller) {
+            let outside = |word: &usize| !(caller.start..caller.end).contains(word);
+            let found = stack.by_ref().filter(outside).find_map(|word| {
+                let dso = Dso::around(word)?;
+                calls(&dso, word, wrapper).then_some((dso, word))
+            });
+            let Some(found) = found else { break };
+            (caller, address) = found;
+        }
+        (caller, address)
     }
 }
 

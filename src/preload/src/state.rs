@@ -38,10 +38,27 @@ pub(crate) fn is_owner() -> bool {
     !active() || OWNER.load(Ordering::Relaxed) == crate::sys::getpid()
 }
 
+/// Whether the caller runs in its parent's memory. glibc keeps every thread's number, and hands it out as the number of
+/// its CPU clock; a fork brings it up to date, a vfork does not.
+pub(crate) fn is_vfork_child() -> bool {
+    let mut clock = 0;
+    // SAFETY: the calling thread is alive, and there is a place for its clock.
+    let error = unsafe { crate::next::pthread_getcpuclockid()(crate::sys::thread_key(), &raw mut clock) };
+    error == 0 && !(clock >> 3) != crate::sys::gettid()
+}
+
 /// A forked child takes the memory over.
 pub(crate) fn own() {
     OWNER.store(crate::sys::getpid(), Ordering::Relaxed);
     FORKED.store(true, Ordering::Relaxed);
+}
+
+/// A child was forked, pinned or not.
+pub(crate) fn note_fork() {
+    // It matters where the loader has to be asked under its lock; elsewhere the page stays shared.
+    if !crate::next::has_dl_find_object() {
+        FORKED.store(true, Ordering::Relaxed);
+    }
 }
 
 /// Whether other threads may have been lost in a fork, with the locks they held.
@@ -97,6 +114,17 @@ fn read_config() -> &'static Config {
     }
     // SAFETY: the exchange made us the only writer, and nobody reads before READ.
     let config = unsafe { &mut *SETTINGS.config.get() };
+    // A set-uid program under /etc/ld.so.preload: its environment is another user's.
+    // SAFETY: takes a number.
+    let is_secure = unsafe { libc::getauxval(libc::AT_SECURE) } != 0;
+    // Off means off, before anything else is looked at.
+    let switch = environment().find(|line| line.starts_with(b"KNLFIX="));
+    if is_secure || switch.is_some_and(|line| config.apply(line).is_ok() && !config.enabled) {
+        config.enabled = false;
+        SETTINGS.state.store(READ, Ordering::Release);
+        // SAFETY: from here on the configuration is only read.
+        return unsafe { &*SETTINGS.config.get() };
+    }
     let mut complaints = false;
     for line in environment().filter(|line| line.starts_with(b"KNLFIX")) {
         complaints |= config.apply(line).is_err();

@@ -13,15 +13,17 @@ pub(crate) type Result<T> = core::result::Result<T, c_int>;
 ///
 /// # Safety
 /// As the call itself: pointers must be good for what the kernel does with them.
-unsafe fn call(number: c_long, args: [usize; 4]) -> Result<usize> {
+unsafe fn call<const N: usize>(number: c_long, args: [usize; N]) -> Result<usize> {
     let answer: isize;
-    let [a, b, c, d] = args;
+    let mut args = args.into_iter();
+    let mut next = || args.next().unwrap_or(0);
+    let (a, b, c, d, e, f) = (next(), next(), next(), next(), next(), next());
     // SAFETY: the x86-64 system call convention; rcx and r11 are what the kernel changes besides rax.
     unsafe {
         asm!(
             "syscall",
             inlateout("rax") number as isize => answer,
-            in("rdi") a, in("rsi") b, in("rdx") c, in("r10") d,
+            in("rdi") a, in("rsi") b, in("rdx") c, in("r10") d, in("r8") e, in("r9") f,
             lateout("rcx") _, lateout("r11") _,
             options(nostack),
         );
@@ -32,13 +34,13 @@ unsafe fn call(number: c_long, args: [usize; 4]) -> Result<usize> {
 /// The process's number, never cached: a vfork child must see its own.
 pub(crate) fn getpid() -> c_int {
     // SAFETY: takes no arguments.
-    unsafe { call(libc::SYS_getpid, [0; 4]) }.unwrap_or(0) as c_int
+    unsafe { call(libc::SYS_getpid, []) }.unwrap_or(0) as c_int
 }
 
 /// The calling thread's number.
 pub(crate) fn gettid() -> c_int {
     // SAFETY: takes no arguments.
-    unsafe { call(libc::SYS_gettid, [0; 4]) }.unwrap_or(0) as c_int
+    unsafe { call(libc::SYS_gettid, []) }.unwrap_or(0) as c_int
 }
 
 /// The calling thread's `pthread_t`: glibc keeps it at `%fs:16`. A fork or vfork child reads the value of the thread
@@ -58,7 +60,7 @@ pub(crate) fn this_thread() -> Thread {
 /// Whether a thread of this process still runs; in doubt it does.
 pub(crate) fn alive(tid: c_int) -> bool {
     // SAFETY: signal 0 only asks.
-    let sent = unsafe { call(libc::SYS_tgkill, [getpid() as usize, tid as usize, 0, 0]) };
+    let sent = unsafe { call(libc::SYS_tgkill, [getpid() as usize, tid as usize, 0]) };
     sent != Err(libc::ESRCH)
 }
 
@@ -66,7 +68,7 @@ pub(crate) fn alive(tid: c_int) -> bool {
 pub(crate) fn mask_of(tid: c_int) -> Result<CpuMask> {
     let mut mask = CpuMask::EMPTY;
     // SAFETY: the mask has room for BYTES bytes.
-    unsafe { call(libc::SYS_sched_getaffinity, [tid as usize, BYTES, mask.as_mut_ptr() as usize, 0]) }?;
+    unsafe { call(libc::SYS_sched_getaffinity, [tid as usize, BYTES, mask.as_mut_ptr() as usize]) }?;
     Ok(mask)
 }
 
@@ -94,36 +96,64 @@ pub(crate) fn set_sparse_mask(mask: &SparseMask) -> Result<()> {
 /// Sets the calling thread's mask. The kernel cuts it to the cpuset and refuses (`EINVAL`) if nothing is left.
 pub(crate) fn set_mask(mask: &CpuMask) -> Result<()> {
     // SAFETY: the mask is BYTES bytes to read.
-    unsafe { call(libc::SYS_sched_setaffinity, [0, BYTES, mask.as_ptr() as usize, 0]) }.map(drop)
+    unsafe { call(libc::SYS_sched_setaffinity, [0, BYTES, mask.as_ptr() as usize]) }.map(drop)
+}
+
+/// A descriptor for a process.
+pub(crate) fn pidfd_open(pid: c_int) -> Result<c_int> {
+    // SAFETY: plain numbers.
+    unsafe { call(libc::SYS_pidfd_open, [pid as usize, 0]) }.map(|fd| fd as c_int)
+}
+
+/// Closes one of our own descriptors.
+pub(crate) fn close(fd: c_int) {
+    // SAFETY: a plain number.
+    let _ = unsafe { call(libc::SYS_close, [fd as usize]) };
+}
+
+/// Copies our own memory from `address` on, as far as it is readable: the kernel looks, where we would crash. Returns
+/// how many words there were.
+#[inline(never)]
+pub(crate) fn peek(address: usize, words: &mut [usize]) -> usize {
+    let end = address.saturating_add(size_of_val(words));
+    let page_end = (address | 0xfff).saturating_add(1).min(end);
+    let part = |from: usize, to: usize| libc::iovec { iov_base: from as *mut _, iov_len: to - from };
+    let to = part(words.as_mut_ptr() as usize, words.as_mut_ptr() as usize + size_of_val(words));
+    // The kernel copies whole parts or nothing.
+    let from = [part(address, page_end), part(page_end, end)];
+    let args = [getpid() as usize, (&raw const to) as usize, 1, from.as_ptr() as usize, 2, 0];
+    // SAFETY: both lists are good, and the destination is ours to write.
+    unsafe { call(libc::SYS_process_vm_readv, args) }.unwrap_or(0) / size_of::<usize>()
+}
+
+/// Which file a descriptor is open on.
+pub(crate) fn file_of(fd: c_int) -> Result<(u64, u64)> {
+    // SAFETY: plain numbers are a valid `stat`.
+    let mut stat = unsafe { core::mem::zeroed::<libc::stat>() };
+    // SAFETY: a place for it.
+    unsafe { call(libc::SYS_fstat, [fd as usize, (&raw mut stat) as usize]) }?;
+    Ok((stat.st_dev, stat.st_ino))
 }
 
 /// Sleeps for 100 microseconds.
 pub(crate) fn nap() {
     let time = libc::timespec { tv_sec: 0, tv_nsec: 100_000 };
     // SAFETY: a time to read, and nothing to write. A signal ends it early, which does no harm.
-    let _ = unsafe { call(libc::SYS_nanosleep, [(&raw const time) as usize, 0, 0, 0]) };
+    let _ = unsafe { call(libc::SYS_nanosleep, [(&raw const time) as usize, 0]) };
 }
 
-/// Appends to a file (an empty path: standard error) with one `write(2)`. No descriptor stays open: programs close and
-/// reuse descriptors they do not know.
-pub(crate) fn append(path: &core::ffi::CStr, bytes: &[u8]) {
-    let stderr = 2;
-    let mode = 0o644;
-    let flags = (libc::O_WRONLY | libc::O_APPEND | libc::O_CREAT | libc::O_CLOEXEC | libc::O_NOCTTY) as usize;
-    let fd = if path.is_empty() {
-        Ok(stderr)
-    } else {
-        // SAFETY: a C string, and plain flags.
-        unsafe { call(libc::SYS_openat, [libc::AT_FDCWD as usize, path.as_ptr() as usize, flags, mode]) }
-    };
-    // Nowhere to complain to: a line that can't be written is lost.
-    let Ok(fd) = fd else { return };
+/// Opens a file to append to, and makes it if need be. Never waits, for a FIFO's reader say.
+pub(crate) fn open_to_append(path: &core::ffi::CStr) -> Result<c_int> {
+    let flags = libc::O_WRONLY | libc::O_APPEND | libc::O_CREAT | libc::O_CLOEXEC | libc::O_NOCTTY | libc::O_NONBLOCK;
+    let args = [libc::AT_FDCWD as usize, path.as_ptr() as usize, flags as usize, 0o644];
+    // SAFETY: a C string, and plain flags.
+    unsafe { call(libc::SYS_openat, args) }.map(|fd| fd as c_int)
+}
+
+/// Writes with one `write(2)`. There is nowhere to complain to: a line that can't be written is lost.
+pub(crate) fn write(fd: c_int, bytes: &[u8]) {
     // SAFETY: the bytes are there to read.
-    let _ = unsafe { call(libc::SYS_write, [fd, bytes.as_ptr() as usize, bytes.len(), 0]) };
-    if fd != stderr {
-        // SAFETY: our own descriptor.
-        let _ = unsafe { call(libc::SYS_close, [fd, 0, 0, 0]) };
-    }
+    let _ = unsafe { call(libc::SYS_write, [fd as usize, bytes.as_ptr() as usize, bytes.len()]) };
 }
 
 /// Sets `errno`, for a call that fails in our own hands.

@@ -9,12 +9,13 @@ use crate::state::{self, PINS};
 use crate::sys;
 use knlfix_core::pins::Seen;
 
-/// Makes the call `set`, which returns whether it succeeded with its result, and notes who set what.
-pub(crate) fn set<R>(target: Target, site: Site, set: impl FnOnce() -> (bool, R)) -> R {
+/// Makes the call `set`, which returns whether it succeeded with its result, and notes who set what. `size` is that of
+/// the mask in bytes, as the caller gave it.
+pub(crate) fn set<R>(target: Target, site: Site, size: usize, set: impl FnOnce() -> (bool, R)) -> R {
     if !state::config().enabled {
         return set().1;
     }
-    let caller = caller::who_sets(site);
+    let caller = caller::who_sets(site, size);
     match (caller.kind, target) {
         (Kind::Runtime(_) | Kind::Counter, Target::Myself) => by_runtime(&caller, set),
         // No runtime is known to pin a thread but the one it runs on: such a mask is left alone, and so is the record.
@@ -25,7 +26,11 @@ pub(crate) fn set<R>(target: Target, site: Site, set: impl FnOnce() -> (bool, R)
 
 #[inline(never)]
 fn by_runtime<R>(caller: &Caller, set: impl FnOnce() -> (bool, R)) -> R {
-    // A runtime that acts in a forked child before we did (LLVM's atfork handler, ahead of ours).
+    // What a vfork child does would be noted in its parent's memory.
+    if (!state::active() || !state::is_owner()) && state::is_vfork_child() {
+        return set().1;
+    }
+    // A runtime that acts in a forked child before we did: LLVM's atfork handler, when ours is after it or gone.
     if !state::is_owner() {
         super::repair::adopt();
     }

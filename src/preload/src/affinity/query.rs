@@ -18,11 +18,15 @@ pub(crate) fn answer(target: Target, site: Site, answer: &mut [u8]) {
     let current = cpumask::fingerprint_of_bytes(answer);
     let found = match target {
         Target::Myself => PINS.user_of(sys::this_thread(), current),
-        Target::Tid(tid) => PINS.user_of_tid(tid, current),
-        Target::Key(key) => PINS.user_of_key(key, current),
+        // A thread that has ended leaves its number to anybody, in this process or another.
+        Target::Tid(tid) if sys::alive(tid) => PINS.user_of_tid(tid, current),
+        Target::Tid(_) => None,
+        Target::Key(key) => PINS.user_of_key(key, current, sys::alive),
     };
     let Some((user, runtime)) = found else { return };
     let caller = caller::who_asks(site);
+    // Only the pinned thread itself is known to the runtime that pinned it.
+    let runtime = if target == Target::Myself { runtime } else { 0 };
     if matches!(caller.kind, Kind::User | Kind::Counter) && !runtimes::in_parallel_region(runtime) {
         user.to_bytes(answer);
         log::trace!("mask: {} asked for that of a pinned thread and heard {user}", caller.name);

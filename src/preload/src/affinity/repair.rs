@@ -61,6 +61,11 @@ pub(crate) struct Widened {
 }
 
 impl Widened {
+    /// Widens the calling thread to make a thread, if it is pinned and threads are to be repaired.
+    pub(crate) fn for_thread(what: &str) -> Option<Self> {
+        if state::config().threads { Self::for_child(what) } else { None }
+    }
+
     /// Widens the calling thread, if it is pinned.
     #[inline(never)]
     pub(crate) fn for_child(what: &str) -> Option<Self> {
@@ -108,7 +113,8 @@ impl Drop for Widened {
 /// Takes a forked child over from its parent: repairs its one thread, and forgets the parent's others.
 pub(crate) fn adopt() {
     let key = sys::thread_key();
-    let inherited = sys::fingerprint_of(0).ok().and_then(|now| PINS.user_of_key(key, now));
+    // `before_fork` has seen to it that what is on record under this key is the forking thread's own.
+    let inherited = sys::fingerprint_of(0).ok().and_then(|now| PINS.user_of_key(key, now, |_| true));
     let keeps_pin = match inherited {
         Some((user, _)) => !(state::config().affinity && restore("forked child", user)),
         None => {
@@ -138,6 +144,7 @@ fn take_over(keeps_pin: bool) {
 /// Ends a fork in the child, after every atfork handler: LLVM's sets the mask that it saw when it was initialised,
 /// which may be a wider one than the user's, or an older one.
 pub(crate) fn settle() {
+    state::note_fork();
     if !state::active() {
         return;
     }
@@ -157,8 +164,17 @@ pub(crate) fn settle_born_wide() {
     }
 }
 
+/// Before a fork, in the parent: what is on record for an earlier thread under the same `pthread_t` goes, as the child
+/// could not tell it from the forking thread's.
+pub(crate) extern "C" fn before_fork() {
+    if state::active() && state::is_owner() {
+        PINS.forget_earlier(sys::this_thread());
+    }
+}
+
 /// The atfork handler, for forks that no hook of ours saw from outside.
 pub(crate) extern "C" fn in_child() {
+    state::note_fork();
     if state::active() && !state::is_owner() {
         adopt();
     }

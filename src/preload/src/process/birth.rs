@@ -10,6 +10,7 @@
 
 use crate::affinity::repair::{self, Widened};
 use crate::state;
+use crate::sys;
 use core::arch::naked_asm;
 use core::cell::UnsafeCell;
 use core::mem::MaybeUninit;
@@ -56,24 +57,28 @@ fn free(at: usize) {
 /// The token that goes through the call in a register: bit 0, the child has memory of its own; the rest, 1 + the slot.
 const OWN_MEMORY: usize = 1;
 
-/// Before the call: widens the calling thread. `argument` is the first of the system call.
-pub(super) unsafe extern "C" fn begin(number: c_long, argument: usize) -> usize {
-    let (shared_memory, what) = match number {
-        libc::SYS_fork => (false, "syscall(SYS_fork)"),
-        libc::SYS_vfork => (true, "vfork"),
-        libc::SYS_clone => (argument as u64 & CLONE_VM != 0, "syscall(SYS_clone)"),
-        // A null pointer is the kernel's to refuse.
-        _ if argument == 0 => (true, "syscall(SYS_clone3)"),
-        // SAFETY: clone3's first argument is its `struct clone_args`, which begins with 64 bits of flags.
-        _ => (unsafe { *(argument as *const u64) } & CLONE_VM != 0, "syscall(SYS_clone3)"),
+/// Before the call: widens the calling thread. `a` and `b` are the first arguments of the system call.
+unsafe extern "C" fn begin(number: c_long, a: usize, b: usize) -> usize {
+    let (flags, what) = match number {
+        libc::SYS_fork => (0, "syscall(SYS_fork)"),
+        libc::SYS_vfork => (CLONE_VM, "vfork"),
+        libc::SYS_clone => (a, "syscall(SYS_clone)"),
+        // What clone3 can't read, or finds too short, makes no child.
+        _ => match clone3_flags(a, b) {
+            Some(flags) => (flags, "syscall(SYS_clone3)"),
+            None => return 0,
+        },
     };
+    let shared_memory = flags & CLONE_VM != 0;
+    let is_thread = flags & libc::CLONE_THREAD as usize != 0;
     if !state::is_owner() {
         // A vfork child that makes children: nothing is written, and it was born with the right mask.
         return 0;
     }
     let own_memory = if shared_memory { 0 } else { OWN_MEMORY };
     let Some((at, slot)) = take() else { return own_memory };
-    let Some(widened) = Widened::for_child(what) else {
+    let widened = if is_thread { Widened::for_thread(what) } else { Widened::for_child(what) };
+    let Some(widened) = widened else {
         free(at);
         return own_memory;
     };
@@ -82,7 +87,14 @@ pub(super) unsafe extern "C" fn begin(number: c_long, argument: usize) -> usize 
     own_memory | (at + 1) << 1
 }
 
-const CLONE_VM: u64 = libc::CLONE_VM as u64;
+const CLONE_VM: usize = libc::CLONE_VM as usize;
+
+/// The flags that `struct clone_args` begins with.
+fn clone3_flags(args: usize, size: usize) -> Option<usize> {
+    let smallest = 64; // CLONE_ARGS_SIZE_VER0
+    let mut flags = [0];
+    (size >= smallest && sys::peek(args, &mut flags) == 1).then_some(flags[0])
+}
 
 /// After the call, in the parent.
 unsafe extern "C" fn end(token: usize) {
@@ -145,6 +157,7 @@ pub(crate) unsafe extern "C" fn make() -> c_long {
         "call {find_all_once}", // a child on our stack must not have to
         "mov rdi, [rsp + 48]",
         "mov rsi, [rsp + 40]",
+        "mov rdx, [rsp + 32]",
         "call {begin}",
         "mov rcx, rax",
         "add rsp, 8",

@@ -24,7 +24,7 @@ pub(crate) unsafe fn clone(
         return unsafe { real(start, stack, flags, argument, parent_tid, tls, child_tid) };
     };
     let is_thread = flags & libc::CLONE_THREAD != 0;
-    let widened = if is_thread && !state::config().threads { None } else { Widened::for_child("clone") };
+    let widened = if is_thread { Widened::for_thread("clone") } else { Widened::for_child("clone") };
     let mut child = Child { start: inner, argument };
     let (start, argument) = if flags & libc::CLONE_VM == 0 {
         // The child has a copy of this frame.

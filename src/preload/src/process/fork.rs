@@ -20,6 +20,7 @@ const NAPS: usize = 500;
 
 /// Makes the call `fork`, which returns in the parent and in the child.
 pub(crate) fn fork(fork: impl FnOnce() -> pid_t) -> pid_t {
+    repair::before_fork();
     let pin = repair::user_mask_under_pin().map(|(_, pin)| pin);
     let pid = fork();
     match (pid, pin) {

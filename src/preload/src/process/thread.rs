@@ -102,7 +102,7 @@ pub(crate) unsafe fn thrd_create(thread: Any, start: Start, argument: Any) -> c_
 /// A thread without a mask in its attributes has its creator's.
 fn inheriting(start: Start, argument: Any, make: impl Fn(Start, Any) -> c_int) -> c_int {
     if state::config().threads {
-        let _widened = Widened::for_child("new thread");
+        let _widened = Widened::for_thread("new thread");
         return make(start, argument);
     }
     // The user wants threads as they are: on the pin. Their own children are repaired all the same. The runtime does not
@@ -127,7 +127,7 @@ fn user_mask_here() -> Option<(UserMask, bool)> {
 /// A thread with a mask in its attributes is pinned if a runtime gave it that; the mask under the pin is its creator's
 /// user mask.
 fn pinned_by_attributes(site: Site) -> Option<(UserMask, RuntimeId)> {
-    match caller::who_sets(site).kind {
+    match caller::who_sets(site, 0).kind {
         Kind::Runtime(runtime) => Some((user_mask_here()?.0, runtime)),
         _ => None,
     }
