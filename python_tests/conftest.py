@@ -1,0 +1,44 @@
+"""Fixtures of the Python tests. The library and the runtimes come from the conftest.py of the root."""
+
+import os
+
+import pytest
+
+import program
+
+
+@pytest.fixture(scope="session")
+def allowed():
+    """The CPUs this test session may use, sorted: what every child should have."""
+    return sorted(os.sched_getaffinity(0))
+
+
+@pytest.fixture(scope="session")
+def programs(request, tmp_path_factory, allowed):
+    """The one program.Programs of the session."""
+    # Looked up when first needed: a run of a few tests wants neither all runtimes nor always the library.
+    return program.Programs(
+        so=lambda: request.getfixturevalue("so"),
+        runtime_path=lambda name: request.getfixturevalue("runtimes")[name],
+        scratch=tmp_path_factory.mktemp("libraries"),
+        allowed=allowed,
+    )
+
+
+@pytest.fixture(scope="session")
+def run(programs):
+    """program.Programs.run"""
+    return programs.run
+
+
+@pytest.fixture(scope="session")
+def matrix(run):
+    """matrix(runtime, preload): the Run of probes/matrix.py, which makes children in every way. Each is run once."""
+    done = {}
+
+    def make(runtime, preload):
+        if (runtime, preload) not in done:
+            done[runtime, preload] = run("matrix.py", runtime=runtime, preload=preload, check=False)
+        return done[runtime, preload]
+
+    return make
