@@ -57,12 +57,8 @@ impl CpuMask {
     /// 1024th are left out.
     pub fn from_bytes(bytes: &[u8]) -> Self {
         let mut mask = Self::EMPTY;
-        for (word, chunk) in mask.words.iter_mut().zip(bytes.chunks(8)) {
-            let mut eight = [0; 8];
-            for (to, from) in eight.iter_mut().zip(chunk) {
-                *to = *from;
-            }
-            *word = u64::from_le_bytes(eight);
+        for (to, word) in mask.words.iter_mut().zip(words_of(bytes)) {
+            *to = word;
         }
         mask
     }
@@ -208,16 +204,19 @@ impl CpuMask {
     }
 }
 
+/// The words of a mask in the kernel's form; a last one that is not whole is filled with zeros.
+fn words_of(bytes: &[u8]) -> impl Iterator<Item = u64> + '_ {
+    let (whole, rest) = bytes.as_chunks::<8>();
+    let mut last = [0; 8];
+    for (to, from) in last.iter_mut().zip(rest) {
+        *to = *from;
+    }
+    whole.iter().copied().chain((!rest.is_empty()).then_some(last)).map(u64::from_le_bytes).take(WORDS)
+}
+
 /// The [fingerprint](CpuMask::fingerprint) of a mask in the kernel's form, without a copy of it.
 pub fn fingerprint_of_bytes(bytes: &[u8]) -> u64 {
-    let words = bytes.chunks(8).take(WORDS).map(|chunk| {
-        let mut eight = [0; 8];
-        for (to, from) in eight.iter_mut().zip(chunk) {
-            *to = *from;
-        }
-        u64::from_le_bytes(eight)
-    });
-    fingerprint(words.enumerate())
+    fingerprint(words_of(bytes).enumerate())
 }
 
 fn fingerprint(words: impl Iterator<Item = (usize, u64)>) -> u64 {
@@ -244,11 +243,11 @@ pub struct SparseMask {
 }
 
 impl SparseMask {
-    /// The same mask; `None` if it touches more words.
-    pub fn of(mask: &CpuMask) -> Option<Self> {
+    /// The mask in the kernel's form; `None` if it touches more words.
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
         let mut sparse = Self { words: [0; SPARSE_WORDS], at: [0; SPARSE_WORDS] };
         let mut free = sparse.words.iter_mut().zip(&mut sparse.at);
-        for (at, &word) in mask.words.iter().enumerate().filter(|&(_, &word)| word != 0) {
+        for (at, word) in words_of(bytes).enumerate().filter(|&(_, word)| word != 0) {
             let (to, place) = free.next()?;
             (*to, *place) = (word, at as u8);
         }
@@ -389,7 +388,7 @@ mod tests {
             mask.to_bytes(&mut bytes);
             prop_assert_eq!(fingerprint_of_bytes(&bytes), mask.fingerprint());
             let words = set.iter().map(|cpu| cpu / 64).collect::<BTreeSet<_>>().len();
-            let sparse = SparseMask::of(&mask);
+            let sparse = SparseMask::from_bytes(&bytes);
             prop_assert_eq!(sparse.is_some(), words <= SPARSE_WORDS);
             if let Some(sparse) = sparse {
                 prop_assert_eq!(sparse.fingerprint(), mask.fingerprint());

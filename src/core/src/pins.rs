@@ -23,7 +23,10 @@
 //! that belongs together. Two threads that set one thread's mask at the same time race in the kernel too; the record
 //! then holds either one's view, and the rule above discards it if the kernel decided otherwise.
 //!
-//! User masks are kept apart, each once (a process has one or two), and stay until the process forks.
+//! User masks are kept apart, each once (a process has one or two), and stay.
+//!
+//! A forked child has a copy of the table and need not clear it: its one thread has a new number, and the records of all
+//! others are of threads that do not live in this process.
 
 use crate::cpumask::CpuMask;
 use core::cell::UnsafeCell;
@@ -149,8 +152,12 @@ impl Pins {
 
     fn used(&self) -> impl Iterator<Item = &Slot> {
         let bits = self.used.iter().enumerate().flat_map(|(at, word)| {
-            let word = word.load(Ordering::Acquire);
-            (0..64).filter(move |bit| word >> bit & 1 == 1).map(move |bit| at * 64 + bit)
+            let mut left = word.load(Ordering::Acquire);
+            core::iter::from_fn(move || {
+                let bit = left.trailing_zeros() as usize;
+                left &= left.wrapping_sub(1);
+                (bit < 64).then_some(at * 64 + bit)
+            })
         });
         bits.filter_map(|at| self.slots.get(at))
     }
@@ -256,9 +263,15 @@ impl Pins {
         self.used().filter(move |slot| slot.tid.load(Ordering::Acquire) == tid)
     }
 
-    /// Whether anything says that this thread was pinned, whatever its mask is now.
+    /// Whether anything says that a thread with this `pthread_t` was pinned, whatever its mask is now.
     pub fn was_pinned(&self, key: usize) -> bool {
         self.known(key).any(|slot| slot.pin.load(Ordering::Acquire) != 0)
+    }
+
+    /// Whether `thread` is on record as pinned, whatever its mask is now.
+    pub fn is_on_record(&self, thread: Thread) -> bool {
+        let mut own = self.known(thread.key).filter(|slot| slot.tid.load(Ordering::Acquire) == thread.tid);
+        own.any(|slot| slot.pin.load(Ordering::Acquire) != 0)
     }
 
     /// The user mask under the pin of `thread`, and who pinned it; `None` if it isn't pinned. `current` is the
@@ -299,36 +312,18 @@ impl Pins {
         self.masks.iter().position(|entry| entry.is_or_becomes(mask)).map(|at| UserMask(at as u16))
     }
 
-    /// A mask that was kept; `None` if the process has forked since.
+    /// A mask that was kept.
     pub fn mask(&self, user: UserMask) -> Option<&CpuMask> {
         self.masks.get(usize::from(user.0))?.get()
     }
 
-    /// In a forked child, whose only thread is `myself`: forgets all threads of the parent. With `keep_pin`, the record
-    /// of the thread that forked becomes the child's own; the runtime that pinned the parent does not know the child.
-    ///
-    /// # Safety
-    /// No reference that this table handed out may be in use, and no other thread may use the table.
-    pub unsafe fn forked(&self, myself: Thread, keep_pin: bool) {
-        for slot in self.used() {
-            if keep_pin && slot.key.load(Ordering::Relaxed) == myself.key {
-                slot.tid.store(myself.tid, Ordering::Relaxed);
-                slot.user.fetch_and(0xffff, Ordering::Relaxed);
-                continue;
-            }
-            slot.pin.store(0, Ordering::Relaxed);
-            slot.tid.store(0, Ordering::Relaxed);
-            slot.key.store(0, Ordering::Relaxed);
-        }
-        if keep_pin {
-            return;
-        }
-        for word in self.used.iter().filter(|word| word.load(Ordering::Relaxed) != 0) {
-            word.store(0, Ordering::Relaxed);
-        }
-        // They are taken in order.
-        for entry in self.masks.iter().take_while(|entry| entry.state.load(Ordering::Relaxed) != Interned::EMPTY) {
-            entry.state.store(Interned::EMPTY, Ordering::Relaxed);
+    /// In a forked child, whose only thread is `myself`: the record of the thread that forked becomes its own. The
+    /// runtime that pinned the parent does not know the child. (All other records are of threads that are not in this
+    /// process, and so count for nobody.)
+    pub fn inherit(&self, myself: Thread) {
+        for slot in self.known(myself.key) {
+            slot.tid.store(myself.tid, Ordering::Relaxed);
+            slot.user.fetch_and(0xffff, Ordering::Relaxed);
         }
     }
 }
@@ -352,7 +347,7 @@ impl Interned {
     }
 
     fn get(&self) -> Option<&CpuMask> {
-        // SAFETY: READY was stored after the mask was written, and nobody writes a READY mask (see `Pins::forked`).
+        // SAFETY: READY was stored after the mask was written, and nobody writes a READY mask.
         (self.state.load(Ordering::Acquire) == Self::READY).then(|| unsafe { &*self.mask.get() })
     }
 
@@ -504,9 +499,6 @@ mod tests {
         }
         assert_eq!(pin(&pins, ME, "0-3", "0"), Seen::NoRoom);
         assert_eq!(pins.intern(&CpuMask::of([5, 8000])), pins.intern(&CpuMask::of([5, 8000])));
-        // SAFETY: one thread, no reference kept.
-        unsafe { pins.forked(ME, false) };
-        assert_eq!(pin(&pins, ME, "0-3", "0"), Seen::Pinned);
     }
 
     #[test]
@@ -527,18 +519,17 @@ mod tests {
     }
 
     #[test]
-    fn a_forked_child_keeps_its_own_pin_at_most() {
+    fn a_forked_child_has_no_pin_or_its_parents() {
         let pins = pins();
         let child = Thread { tid: 500, ..ME };
-        for keep in [true, false] {
-            pins.set_by_runtime(ME, &mask("0-3"), &mask("0"), 7, |_| true);
-            pins.set_by_runtime(PEER, &mask("0-3"), &mask("1"), 7, |_| true);
-            // SAFETY: one thread, no reference kept.
-            unsafe { pins.forked(child, keep) };
-            let own = pins.user_of(child, mask("0").fingerprint()).map(|(user, by)| (user.to_string(), by));
-            assert_eq!(own, keep.then(|| ("0-3".to_string(), 0)));
-            assert_eq!(user(&pins, PEER, "1"), None);
-        }
+        pins.set_by_runtime(ME, &mask("0-3"), &mask("0"), 7, |_| true);
+        pins.set_by_runtime(PEER, &mask("0-3"), &mask("1"), 7, |_| true);
+        assert!(!pins.is_on_record(child) && pins.was_pinned(child.key));
+        assert_eq!(user(&pins, child, "0"), None);
+        pins.inherit(child);
+        let own = pins.user_of(child, mask("0").fingerprint()).map(|(user, by)| (user.to_string(), by));
+        assert_eq!(own, Some(("0-3".to_string(), 0)));
+        assert!(pins.user_of_tid(PEER.tid, mask("1").fingerprint()).is_some(), "for the caller to find dead");
     }
 
     /// Threads pin themselves, look and forget, while one more forgets them by number: no thread ever reads a user mask

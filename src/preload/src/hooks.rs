@@ -176,6 +176,23 @@ unsafe extern "C" fn on_syscall(
 
 // Forks ----------------------------------------------------------------------------------------------------------
 
+#[unsafe(no_mangle)]
+#[unsafe(naked)]
+unsafe extern "C" fn fork() -> pid_t {
+    naked_asm!("jmp {inner}", inner = sym forking::fork_if_active)
+}
+
+#[unsafe(no_mangle)]
+#[unsafe(naked)]
+unsafe extern "C" fn __fork() -> pid_t {
+    naked_asm!("jmp {inner}", inner = sym forking::fork_if_active)
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn _Fork() -> pid_t {
+    forking::fork_without_handlers()
+}
+
 /// Hooks that repair in the child what the next definition made.
 macro_rules! forking {
     ($($name:ident($($arg:ident: $type:ty),*) means $next:ident;)*) => {
@@ -190,9 +207,6 @@ macro_rules! forking {
 }
 
 forking! {
-    fork() means fork;
-    __fork() means fork;
-    _Fork() means _Fork;
     forkpty(terminal: Any, name: Any, settings: Any, size: Any) means forkpty;
     daemon(no_chdir: c_int, no_close: c_int) means daemon; // only the child returns, with 0
 }

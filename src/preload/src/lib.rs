@@ -37,15 +37,10 @@ mod site;
 mod state;
 mod sys;
 
-/// Reads the environment, and has every forked child tell us, before the handlers of runtimes that are loaded later.
+/// Reads the environment.
 #[ctor::ctor(unsafe)]
 fn start() {
-    if state::config().enabled {
-        // SAFETY: a handler that allocates nothing. Without it (no memory) a few rare ways to fork stay unrepaired.
-        let _ = unsafe {
-            libc::pthread_atfork(Some(affinity::repair::before_fork), None, Some(affinity::repair::in_child))
-        };
-    }
+    state::config();
 }
 
 #[cfg(not(test))]

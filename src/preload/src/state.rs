@@ -1,5 +1,6 @@
 //! What the library knows of its process: the configuration, the pins, and whether there is anything to do at all.
 
+use crate::affinity::repair;
 use core::cell::UnsafeCell;
 use core::ffi::{CStr, c_char};
 use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, Ordering};
@@ -27,6 +28,18 @@ pub(crate) fn active() -> bool {
 /// A runtime set a mask: from now on the hooks look.
 pub(crate) fn activate() {
     if !active() {
+        unsafe extern "C" {
+            /// What `pthread_atfork` calls; the handlers stay for good, as the library does (see `build.rs`).
+            fn __register_atfork(
+                before: Option<extern "C" fn()>,
+                parent: Option<extern "C" fn()>,
+                child: Option<extern "C" fn()>,
+                object: *const core::ffi::c_void,
+            ) -> core::ffi::c_int;
+        }
+        // SAFETY: handlers that allocate nothing. Without them (no memory) a few rare ways to fork stay unrepaired.
+        let _ =
+            unsafe { __register_atfork(Some(repair::before_fork), None, Some(repair::in_child), core::ptr::null()) };
         OWNER.store(crate::sys::getpid(), Ordering::Relaxed);
         ACTIVE.store(true, Ordering::Release);
     }

@@ -2,7 +2,8 @@
 //! safe in signal handlers, in vfork children and before libc is ready.
 
 use core::arch::asm;
-use knlfix_core::cpumask::{BYTES, CpuMask, SparseMask};
+use core::mem::MaybeUninit;
+use knlfix_core::cpumask::{self, BYTES, CpuMask, SparseMask};
 use knlfix_core::pins::Thread;
 use libc::{c_int, c_long};
 
@@ -72,19 +73,29 @@ pub(crate) fn mask_of(tid: c_int) -> Result<CpuMask> {
     Ok(mask)
 }
 
-// Signal handlers fork on stacks of a few kilobytes. So the functions below hold a whole mask on the stack one at a
-// time, and hand out what is small.
+// Signal handlers fork on stacks of a few kilobytes, and forked children pay for every page and kilobyte. So the
+// functions below hold a mask on the stack one at a time, no more of it than the kernel has, and hand out what is small.
+
+#[inline(always)]
+fn with_mask_of<R>(tid: c_int, see: impl FnOnce(&[u8]) -> R) -> Result<R> {
+    let mut buffer = MaybeUninit::<[u8; BYTES]>::uninit();
+    let to = buffer.as_mut_ptr();
+    // SAFETY: the buffer has room for BYTES bytes.
+    let written = unsafe { call(libc::SYS_sched_getaffinity, [tid as usize, BYTES, to as usize]) }?;
+    // SAFETY: the kernel has written so many bytes, and not more than there is room for.
+    Ok(see(unsafe { core::slice::from_raw_parts(to.cast(), written.min(BYTES)) }))
+}
 
 /// The fingerprint of a thread's mask.
 #[inline(never)]
 pub(crate) fn fingerprint_of(tid: c_int) -> Result<u64> {
-    mask_of(tid).map(|mask| mask.fingerprint())
+    with_mask_of(tid, cpumask::fingerprint_of_bytes)
 }
 
 /// The calling thread's mask, for setting it again.
 #[inline(never)]
 pub(crate) fn sparse_mask() -> Option<SparseMask> {
-    SparseMask::of(&mask_of(0).ok()?)
+    with_mask_of(0, SparseMask::from_bytes).ok()?
 }
 
 /// Sets the calling thread's mask.

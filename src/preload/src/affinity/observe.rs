@@ -26,13 +26,8 @@ pub(crate) fn set<R>(target: Target, site: Site, size: usize, set: impl FnOnce()
 
 #[inline(never)]
 fn by_runtime<R>(caller: &Caller, set: impl FnOnce() -> (bool, R)) -> R {
-    // What a vfork child does would be noted in its parent's memory.
-    if (!state::active() || !state::is_owner()) && state::is_vfork_child() {
+    if !state::active() && state::is_vfork_child() || !is_ours_to_note() {
         return set().1;
-    }
-    // A runtime that acts in a forked child before we did: LLVM's atfork handler, when ours is after it or gone.
-    if !state::is_owner() {
-        super::repair::adopt();
     }
     let before = sys::mask_of(0);
     let (done, result) = set();
@@ -55,8 +50,24 @@ fn by_runtime<R>(caller: &Caller, set: impl FnOnce() -> (bool, R)) -> R {
     result
 }
 
+/// Whether this process is the one whose memory this is. A forked child whose atfork handlers (LLVM's, the program's)
+/// set masks before ours has run becomes so now. What a vfork child does would be noted in its parent's memory.
+fn is_ours_to_note() -> bool {
+    if state::is_owner() {
+        return true;
+    }
+    if state::is_vfork_child() {
+        return false;
+    }
+    super::repair::adopt();
+    true
+}
+
 fn by_user<R>(target: Target, caller: &Caller, set: impl FnOnce() -> (bool, R)) -> R {
-    if state::active() && state::is_owner() {
+    if !is_ours_to_note() {
+        return set().1;
+    }
+    if state::active() {
         match target {
             Target::Myself => {}
             Target::Key(key) => Widened::let_it_end(|| PINS.is_widened(key)),
@@ -67,8 +78,7 @@ fn by_user<R>(target: Target, caller: &Caller, set: impl FnOnce() -> (bool, R)) 
         }
     }
     let (done, result) = set();
-    // A vfork child's own mask is no business of the thread whose memory it runs on.
-    if !done || !state::is_owner() {
+    if !done {
         return result;
     }
     let was_pinned = match target {

@@ -14,8 +14,12 @@ pub(crate) fn user_mask_under_pin() -> Option<(&'static CpuMask, u64)> {
     if !state::active() || !state::config().affinity || !state::is_owner() {
         return None;
     }
+    let myself = sys::this_thread();
+    if !PINS.is_on_record(myself) {
+        return None;
+    }
     let pin = sys::fingerprint_of(0).ok()?;
-    let (user, _) = PINS.user_of(sys::this_thread(), pin)?;
+    let (user, _) = PINS.user_of(myself, pin)?;
     Some((user, pin))
 }
 
@@ -110,35 +114,29 @@ impl Drop for Widened {
     }
 }
 
-/// Takes a forked child over from its parent: repairs its one thread, and forgets the parent's others.
+/// Takes a forked child over from its parent, and repairs its one thread.
 pub(crate) fn adopt() {
     let key = sys::thread_key();
+    state::own();
+    crate::process::forget_births();
+    if !PINS.was_pinned(key) {
+        return;
+    }
     // `before_fork` has seen to it that what is on record under this key is the forking thread's own.
     let inherited = sys::fingerprint_of(0).ok().and_then(|now| PINS.user_of_key(key, now, |_| true));
-    let keeps_pin = match inherited {
-        Some((user, _)) => !(state::config().affinity && restore("forked child", user)),
-        None => {
-            tell_if_moved(key);
-            false
-        }
-    };
-    take_over(keeps_pin);
+    match inherited {
+        Some((user, _)) if state::config().affinity && restore("forked child", user) => {}
+        Some(_) => PINS.inherit(sys::this_thread()),
+        None => tell_moved(),
+    }
 }
 
-fn tell_if_moved(key: usize) {
+fn tell_moved() {
     if log::log_enabled!(log::Level::Debug)
-        && PINS.was_pinned(key)
         && let Ok(now) = sys::mask_of(0)
     {
         log::debug!("user mask: forked child keeps {now}, set after the pin, respected");
     }
-}
-
-fn take_over(keeps_pin: bool) {
-    // SAFETY: a forked child has one thread, and its callers keep no reference to what they read before.
-    unsafe { PINS.forked(sys::this_thread(), keeps_pin) };
-    crate::process::forget_births();
-    state::own();
 }
 
 /// Ends a fork in the child, after every atfork handler: LLVM's sets the mask that it saw when it was initialised,
@@ -160,7 +158,8 @@ pub(crate) fn settle() {
 /// Begins a child that was born with the user mask, as its parent was widened.
 pub(crate) fn settle_born_wide() {
     if state::active() && !state::is_owner() {
-        take_over(false);
+        state::own();
+        crate::process::forget_births();
     }
 }
 

@@ -34,7 +34,7 @@ static SLOTS: [Birth; BIRTHS] = [const { Birth(UnsafeCell::new(MaybeUninit::unin
 
 /// Nobody else survives a fork.
 pub(crate) fn forget() {
-    for word in &TAKEN {
+    for word in TAKEN.iter().filter(|word| word.load(Ordering::Relaxed) != 0) {
         word.store(0, Ordering::Relaxed);
     }
 }

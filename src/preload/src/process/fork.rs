@@ -7,7 +7,10 @@
 //! parent is pinned to; waiting gives it that CPU.
 
 use crate::affinity::repair;
+use crate::next;
+use crate::state;
 use crate::sys;
+use core::arch::naked_asm;
 use core::sync::atomic::{AtomicI32, AtomicU64, AtomicUsize, Ordering};
 use libc::pid_t;
 
@@ -18,9 +21,41 @@ static TURN: AtomicUsize = AtomicUsize::new(0);
 /// 100 microseconds, this often at most.
 const NAPS: usize = 500;
 
+/// `fork()`, also known as `__fork()`. Where nothing was ever pinned the child never sees our code: the first page of
+/// it would cost more than all the rest.
+#[unsafe(naked)]
+pub(crate) unsafe extern "C" fn fork_if_active() -> pid_t {
+    naked_asm!(
+        "cmp byte ptr [rip + {active}], 0",
+        "jne 2f",
+        "mov r11, [rip + {next}]",
+        "test r11, r11",
+        "jz 2f",
+        "cmp qword ptr [rip + {dl_find_object}], 0", // an old libc's forked child must be noted
+        "je 2f",
+        "jmp r11",
+        "2: jmp {inner}",
+        active = sym state::ACTIVE,
+        next = sym next::FORK,
+        dl_find_object = sym next::DL_FIND_OBJECT,
+        inner = sym plain_fork,
+    )
+}
+
+unsafe extern "C" fn plain_fork() -> pid_t {
+    // SAFETY: the caller's own call.
+    fork(|| unsafe { next::fork()() })
+}
+
+/// `_Fork()`, which runs no atfork handlers.
+pub(crate) fn fork_without_handlers() -> pid_t {
+    repair::before_fork();
+    // SAFETY: the caller's own call.
+    fork(|| unsafe { next::_Fork()() })
+}
+
 /// Makes the call `fork`, which returns in the parent and in the child.
 pub(crate) fn fork(fork: impl FnOnce() -> pid_t) -> pid_t {
-    repair::before_fork();
     let pin = repair::user_mask_under_pin().map(|(_, pin)| pin);
     let pid = fork();
     match (pid, pin) {

@@ -50,7 +50,8 @@ static NEXT_SLOT: AtomicUsize = AtomicUsize::new(0);
 /// In a forked child: threads that the parent's other threads were making are not made here.
 pub(crate) fn forget() {
     // Slots are taken in order, so the untouched ones stay untouched.
-    for slot in SLOTS.iter().take(NEXT_SLOT.load(Ordering::Relaxed)) {
+    let touched = SLOTS.iter().take(NEXT_SLOT.load(Ordering::Relaxed));
+    for slot in touched.filter(|slot| slot.taken.load(Ordering::Relaxed)) {
         slot.taken.store(false, Ordering::Relaxed);
     }
 }
