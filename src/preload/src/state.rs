@@ -10,14 +10,20 @@ use knlfix_core::pins::Pins;
 /// Every pinned thread of this process.
 pub(crate) static PINS: Pins = Pins::new();
 
+// What a forked child or its parent writes, here and in `process`, is in one section and so on one page: each page that
+// is written after a fork is copied, which costs as much as three system calls.
+
 /// Whether a runtime ever set a mask here. Until then no hook does anything: one load and a branch.
+#[unsafe(link_section = ".data.knlfix_fork")]
 pub(crate) static ACTIVE: AtomicBool = AtomicBool::new(false);
 
 /// The process that `PINS` speaks of; anybody else with this memory is a vfork child, or a forked one that has not
 /// been adopted yet.
+#[unsafe(link_section = ".data.knlfix_fork")]
 static OWNER: AtomicI32 = AtomicI32::new(0);
 
 /// Whether this process was forked from one that had the library at work.
+#[unsafe(link_section = ".data.knlfix_fork")]
 static FORKED: AtomicBool = AtomicBool::new(false);
 
 /// Whether there can be a pin in this process.

@@ -22,6 +22,7 @@ use libc::{c_long, pid_t};
 const BIRTHS: usize = 1024;
 
 /// One bit per slot that is taken.
+#[unsafe(link_section = ".data.knlfix_fork")]
 static TAKEN: [AtomicU64; BIRTHS / 64] = [const { AtomicU64::new(0) }; BIRTHS / 64];
 
 /// A parent that was widened, for the time its stack is not its own.

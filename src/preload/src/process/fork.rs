@@ -15,7 +15,9 @@ use core::sync::atomic::{AtomicI32, AtomicU64, AtomicUsize, Ordering};
 use libc::pid_t;
 
 /// Children forked lately by pinned threads: their number, and the fingerprint of the pin.
+#[unsafe(link_section = ".data.knlfix_fork")]
 static LATELY: [(AtomicI32, AtomicU64); 64] = [const { (AtomicI32::new(0), AtomicU64::new(0)) }; 64];
+#[unsafe(link_section = ".data.knlfix_fork")]
 static TURN: AtomicUsize = AtomicUsize::new(0);
 
 /// 100 microseconds, this often at most.

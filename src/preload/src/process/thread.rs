@@ -45,6 +45,7 @@ unsafe impl Sync for Slot {}
 
 static SLOTS: [Slot; STARTS] =
     [const { Slot { taken: AtomicBool::new(false), born: UnsafeCell::new(MaybeUninit::uninit()) } }; STARTS];
+#[unsafe(link_section = ".data.knlfix_fork")]
 static NEXT_SLOT: AtomicUsize = AtomicUsize::new(0);
 
 /// In a forked child: threads that the parent's other threads were making are not made here.
