@@ -24,7 +24,13 @@ pub(crate) unsafe fn clone(
         return unsafe { real(start, stack, flags, argument, parent_tid, tls, child_tid) };
     };
     let is_thread = flags & libc::CLONE_THREAD != 0;
-    let widened = if is_thread { Widened::for_thread("clone") } else { Widened::for_child("clone") };
+    // Before glibc 2.34 pthread_create comes by here, and its hook has done what there is to do.
+    let is_pthread = is_thread && flags & libc::CLONE_SETTLS != 0 && flags & libc::CLONE_CHILD_CLEARTID != 0;
+    let widened = match () {
+        () if is_pthread => None,
+        () if is_thread => Widened::for_thread("clone"),
+        () => Widened::for_child("clone"),
+    };
     let mut child = Child { start: inner, argument };
     let (start, argument) = if flags & libc::CLONE_VM == 0 {
         // The child has a copy of this frame.

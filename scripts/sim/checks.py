@@ -1,0 +1,127 @@
+"""The checks of scripts/simtest, run on the node itself: checks.py CPUS SMALL DIRECTORY LIBRARY
+
+CPUS is how many the node has online, SMALL a size in bytes of a mask too small for it, DIRECTORY has the programs
+`children` and `report`. C programs and Pools by fork and spawn are run without the library first: they have to show the known trouble.
+"""
+
+import errno
+import json
+import os
+import pathlib
+import platform
+import re
+import subprocess
+import sys
+
+HERE = pathlib.Path(__file__).resolve().parent
+WAYS = ["fork", "_Fork", "forkpty", "vfork", "fork_exec", "posix_spawn", "system", "popen", "clone", "syscall_fork",
+        "pthread_create", "thrd_create"]
+FOREIGN = ("OMP_", "GOMP_", "KMP_", "KNLFIX", "LD_PRELOAD")
+
+
+def listed(cpus):
+    """[0, 1, 2, 8] -> "0-2,8" """
+    runs = []
+    for cpu in cpus:
+        if runs and runs[-1][1] == cpu - 1:
+            runs[-1][1] = cpu
+        else:
+            runs.append([cpu, cpu])
+    return ",".join("%d-%d" % (a, b) if b > a else str(a) for a, b in runs)
+
+
+class Node:
+    """Runs programs on this node and keeps the score."""
+
+    def __init__(self, small, directory, library):
+        self.small, self.directory, self.library = small, directory, library
+        self.cpus = sorted(os.sched_getaffinity(0))
+        self.passed = self.failed = 0
+
+    def expect(self, what, got, wanted):
+        good = got == wanted
+        self.passed, self.failed = self.passed + good, self.failed + (not good)
+        print("PASS " + what if good else "FAIL %s: expected %s, got %s" % (what, wanted, got), flush=True)
+
+    def run(self, preload, command, **variables):
+        """The program's output and error output; a program that fails has neither, and fails a check."""
+        environment = {name: value for name, value in os.environ.items() if not name.startswith(FOREIGN)}
+        # Passive: hundreds of waiting threads that spin would take the host's few CPUs from those that work.
+        environment.update(variables, OMP_PROC_BIND="close", OMP_WAIT_POLICY="passive",
+                           REPORTER=self.directory + "/report", PATH=environment["PATH"] + ":" + self.directory)
+        if preload:
+            environment["LD_PRELOAD"] = self.library
+        try:
+            done = subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                                  stderr=subprocess.PIPE, universal_newlines=True, timeout=240)
+        except subprocess.TimeoutExpired:
+            self.expect("%s ends" % command, "no end in 240 s", "an end")
+            return "", ""
+        if done.returncode:
+            self.expect("%s succeeds" % command, "status %d: %s" % (done.returncode, done.stderr.strip()), "status 0")
+            return "", ""
+        return done.stdout, done.stderr
+
+    def children(self, what, preload, cpus, team, ways, launcher=()):
+        """A C program pinned to the first of `cpus`, which are all that its user lets it have."""
+        out, err = self.run(preload, [*launcher, self.directory + "/children", str(team), str(self.small), *ways])
+        lines = [line.partition(" ")[::2] for line in out.splitlines()]
+        values, masks = dict(lines), [mask for label, mask in lines if label == "child"]
+        pin = listed(cpus[:1])
+        self.expect(what + "each of %d threads has a CPU of its own" % team, values.get("team"), "%d of %d" % (team, team))
+        self.expect(what + "the main thread stays pinned",
+                    [mask for label, mask in lines if label == "parent"], [pin, pin])
+        self.expect(what + "sched_getaffinity counts", values.get("counted"), str(len(cpus) if preload else 1))
+        self.expect(what + "a mask of %d bytes is refused" % self.small, values.get("small"), str(errno.EINVAL))
+        for way, mask in zip(ways, masks + ["nothing"] * len(ways)):
+            self.expect(what + way, mask, listed(cpus) if preload else pin)
+        self.expect(what + "is silent", err, "")
+
+    def pool(self, what, preload, method, workers, chosen=()):
+        """A Python Pool; `chosen` are the CPUs that the program itself sets before it."""
+        out, err = self.run(preload, [sys.executable, "-W", "ignore", str(HERE / "pool.py"), method, str(workers)]
+                            + ([",".join(map(str, chosen))] if chosen else []))
+        found = json.loads(out or "{}")
+        first = self.cpus[:1]
+        seen = self.cpus if preload else first
+        self.expect(what + "the runtime pins the main thread", found.get("pinned"), first)
+        self.expect(what + "len(os.sched_getaffinity(0))", len(found.get("sched_getaffinity", [])), len(seen))
+        self.expect(what + "CPUs of a subprocess", listed(found.get("subprocess", [])), listed(seen))
+        self.expect(what + "%d workers answer" % workers, found.get("workers"), workers)
+        self.expect(what + "CPUs of each worker", [listed(mask) for mask in found.get("masks", [])],
+                    [listed(chosen or seen)])
+        self.expect(what + "the main thread's mask afterwards", found.get("parent"), list(chosen or first))
+        self.expect(what + "is silent", err, "")
+
+    def log(self):
+        """What a user reads: long masks have to come out whole."""
+        _, err = self.run(True, [self.directory + "/children", "2", str(self.small), "fork"], KNLFIX_LOG="debug")
+        pins = re.findall(r"pin: thread \d+, (\S+) -> (\S+), set by (\w+)", err)
+        self.expect("log: the pin", pins[:1], [(listed(self.cpus), listed(self.cpus[:1]), "libgomp")])
+
+
+def main(count, small, directory, library):
+    node = Node(int(small), directory, library)
+    node.expect("the node has %s CPUs" % count, len(node.cpus), int(count))
+    every, few = node.cpus, [node.cpus[3], *node.cpus[-4:]]
+
+    node.children("C, without: ", False, every, 8, WAYS)
+    node.children("C, with: ", True, every, len(every), WAYS)
+    taskset = ("taskset", "-c", listed(few))
+    node.children("C, taskset %s, with: " % listed(few), True, few, 2, ["fork", "vfork", "system", "pthread_create"], taskset)
+    node.log()
+
+    node.pool("Pool, fork, without: ", False, "fork", 8)
+    node.pool("Pool, fork, with: ", True, "fork", len(every))
+    node.pool("Pool, spawn, without: ", False, "spawn", 2)
+    node.pool("Pool, spawn, with: ", True, "spawn", 4)
+    node.pool("Pool, forkserver, with: ", True, "forkserver", 4)
+    node.pool("Pool after os.sched_setaffinity, with: ", True, "fork", 4, [every[1], every[-1]])
+
+    print("%d passed, %d failed on %d CPUs, Linux %s" % (
+        node.passed, node.failed, len(node.cpus), platform.release()), flush=True)
+    return 1 if node.failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))
