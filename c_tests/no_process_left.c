@@ -4,7 +4,7 @@
 // case pthread_create on all: returned=EAGAIN parent=pin -> returned=EAGAIN parent=pin
 // case posix_spawn on all: returned=EAGAIN|EPERM parent=pin -> returned=EAGAIN|EPERM parent=pin
 // case thrd_create on all: returned=error parent=pin -> returned=error parent=pin
-// case system on all: returned=32512|-1 errno=EAGAIN parent=pin -> returned=32512|-1 errno=EAGAIN parent=pin
+// case system on all: returned=32512|-1 errno=EAGAIN|EPERM parent=pin -> returned=32512|-1 errno=EAGAIN|EPERM parent=pin
 // case popen on all: returned=NULL errno=ENOMEM|EAGAIN parent=pin -> returned=NULL errno=ENOMEM|EAGAIN parent=pin
 #include "test.h"
 #include <pty.h>

@@ -48,14 +48,35 @@ impl Dso {
             return Self::found_by_loader(address);
         }
         if state::forked() {
-            // Before glibc 2.35 the loader can be asked only under its lock, which a thread that did not survive the
-            // fork may have held: a forked child knows the runtimes that its parent knew (`who` looks there).
-            return None;
+            return Self::found_in_list(address);
         }
         let mut search = Visit { address, found: None, headers: &[] };
         // SAFETY: `visit` gets the search back, and it outlives the call.
         unsafe { libc::dl_iterate_phdr(Some(visit), (&raw mut search).cast()) };
         search.found
+    }
+
+    /// Before glibc 2.35 the loader can be asked only under its lock, which a thread that did not survive the fork may
+    /// have held. A forked child reads the list that the loader keeps for debuggers.
+    fn found_in_list(address: usize) -> Option<Self> {
+        let mut map = loaded_objects()?;
+        loop {
+            // SAFETY: the list goes on to a null pointer.
+            let LinkMap { base, name, dynamic, next } = unsafe { &*map };
+            let headers = mapped_headers(*base);
+            let loads = || headers.iter().filter(|header| header.p_type == libc::PT_LOAD);
+            let spans = |header: &libc::Elf64_Phdr| {
+                let start = base + header.p_vaddr as usize;
+                (start..start + header.p_memsz as usize).contains(&address)
+            };
+            if loads().any(spans) {
+                let end = loads().map(|header| base + (header.p_vaddr + header.p_memsz) as usize).max();
+                // SAFETY: the loader's own list, of an object that can't go while it waits for us.
+                let (path, object) = unsafe { (CStr::from_ptr(*name), Object::at(*base, *dynamic)) };
+                return Some(Self::new(object, *dynamic as usize, *base..end.unwrap_or(*base), path));
+            }
+            map = if next.is_null() { return None } else { *next };
+        }
     }
 
     fn found_by_loader(address: usize) -> Option<Self> {
@@ -68,13 +89,6 @@ impl Dso {
             map: *const LinkMap,
             eh_frame: usize,
             reserved: [u64; 7],
-        }
-        /// The public part of `struct link_map` of `<link.h>`
-        #[repr(C)]
-        struct LinkMap {
-            base: usize,
-            name: *const libc::c_char,
-            dynamic: *const c_void,
         }
         let mut found = Found { flags: 0, start: 0, end: 0, map: core::ptr::null(), eh_frame: 0, reserved: [0; 7] };
         // SAFETY: the structure is glibc's.
@@ -102,6 +116,53 @@ impl Dso {
         };
         Self { object, dynamic, start: span.start, end: span.end, is_program, name: Text::from_bytes(name) }
     }
+}
+
+/// The public part of `struct link_map` of `<link.h>`
+#[repr(C)]
+struct LinkMap {
+    base: usize,
+    name: *const libc::c_char,
+    dynamic: *const c_void,
+    next: *const LinkMap,
+}
+
+/// The loader's list, which the program's dynamic section points to.
+fn loaded_objects() -> Option<*const LinkMap> {
+    // SAFETY: takes a number.
+    let (table, count) = unsafe { (libc::getauxval(libc::AT_PHDR), libc::getauxval(libc::AT_PHNUM)) };
+    if table == 0 {
+        return None;
+    }
+    // SAFETY: the kernel's (or the loader's) word for where the program's headers are.
+    let headers = unsafe { core::slice::from_raw_parts(table as *const libc::Elf64_Phdr, count as usize) };
+    let address_of = |kind| headers.iter().find(|header| header.p_type == kind).map(|header| header.p_vaddr as usize);
+    let base = (table as usize).wrapping_sub(address_of(libc::PT_PHDR)?);
+    let dynamic = base.wrapping_add(address_of(libc::PT_DYNAMIC)?);
+    // SAFETY: the program is mapped there, and its loader has filled this in.
+    let debug = unsafe { crate::elf::debug_entry(dynamic as *const c_void) }?;
+    // SAFETY: `struct r_debug` of `<link.h>`: a version, padding, and the list.
+    let list = unsafe { *((debug + size_of::<usize>()) as *const *const LinkMap) };
+    (!list.is_null()).then_some(list)
+}
+
+/// The program headers of an object, where they are on the object's first pages, as they nearly always are.
+fn mapped_headers(base: usize) -> &'static [libc::Elf64_Phdr] {
+    let mut words = [0; 8]; // an ELF header
+    if base == 0
+        || crate::sys::peek(base, &mut words) != words.len()
+        || words[0] as u32 != u32::from_le_bytes(*b"\x7fELF")
+    {
+        return &[];
+    }
+    let (table, count) = (base.wrapping_add(words[4]), words[7] & 0xffff);
+    let mut last = [0];
+    let end = table.wrapping_add(count * size_of::<libc::Elf64_Phdr>());
+    if words[4] > 4096 || count == 0 || crate::sys::peek(end - size_of::<usize>(), &mut last) != 1 {
+        return &[];
+    }
+    // SAFETY: it is mapped from the header to the last word, on two pages at most.
+    unsafe { core::slice::from_raw_parts(table as *const libc::Elf64_Phdr, count) }
 }
 
 fn program_name() -> &'static [u8] {

@@ -27,11 +27,29 @@ const DT_STRTAB: i64 = 5;
 const DT_SYMTAB: i64 = 6;
 const DT_STRSZ: i64 = 10;
 const DT_SONAME: i64 = 14;
+const DT_DEBUG: i64 = 21;
 const DT_GNU_HASH: i64 = 0x6fff_fef5;
 const DT_VERSYM: i64 = 0x6fff_fff0;
 
 const STT_FUNC: u8 = 2;
 const VERSION_HIDDEN: u16 = 0x8000;
+
+/// Where the loader keeps what it tells debuggers.
+///
+/// # Safety
+/// `dynamic` must be the dynamic section of the program.
+pub(crate) unsafe fn debug_entry(dynamic: *const core::ffi::c_void) -> Option<usize> {
+    let mut entry = dynamic.cast::<Dyn>();
+    loop {
+        // SAFETY: a dynamic section goes on to its DT_NULL entry.
+        match unsafe { ((*entry).tag, (*entry).value) } {
+            (DT_NULL, _) | (DT_DEBUG, 0) => return None,
+            (DT_DEBUG, debug) => return Some(debug),
+            // SAFETY: not DT_NULL yet, so there is another.
+            _ => entry = unsafe { entry.add(1) },
+        }
+    }
+}
 
 /// The dynamic section of an object that is loaded.
 #[derive(Clone, Copy)]

@@ -5,7 +5,6 @@
 //! `dlsym` itself).
 
 use crate::elf::Object;
-use crate::state;
 use crate::sys;
 use core::ffi::{CStr, c_void};
 use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -33,11 +32,11 @@ impl Next {
         }
     }
 
-    /// Before glibc 2.34 these are in libraries of their own, which a program may load later. In a forked child the
-    /// loader's lock may be held by a thread that is not there.
+    /// Before glibc 2.34 these are in libraries of their own, which a program may load later. (So may a forked child.
+    /// Where they were not loaded before, there was hardly another thread that could have left the loader locked.)
     fn may_come_late(&self) -> bool {
         let late = [&b"pthread_"[..], b"thrd_", b"forkpty", b"timer_", b"mq_", b"aio_", b"lio_", b"getaddrinfo_a"];
-        !state::forked() && late.iter().any(|name| self.name.to_bytes().starts_with(name))
+        late.iter().any(|name| self.name.to_bytes().starts_with(name))
     }
 }
 
