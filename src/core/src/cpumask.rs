@@ -254,7 +254,8 @@ impl SparseMask {
         Some(sparse)
     }
 
-    fn entries(&self) -> impl Iterator<Item = (usize, u64)> + '_ {
+    /// Its words that are not 0, each with its place in the mask.
+    pub fn entries(&self) -> impl Iterator<Item = (usize, u64)> + '_ {
         self.at.iter().map(|&at| usize::from(at)).zip(self.words).filter(|&(_, word)| word != 0)
     }
 
@@ -267,6 +268,16 @@ impl SparseMask {
             }
         }
         mask
+    }
+
+    /// The word of 64 CPUs at `place`.
+    pub fn word(&self, place: usize) -> u64 {
+        self.entries().find(|&(at, _)| at == place).map_or(0, |(_, word)| word)
+    }
+
+    /// How many CPUs it holds.
+    pub fn count(&self) -> u32 {
+        self.words.iter().map(|word| word.count_ones()).sum()
     }
 
     /// As [`CpuMask::fingerprint`].

@@ -7,10 +7,15 @@
 //! * [`cpumask`]: sets of CPUs, their textual forms and their algebra
 //! * [`pins`]: which thread carries a runtime's pin, and the user mask under it
 //! * [`config`]: the one table of environment variables
+//! * [`ledger`]: the processes of a domain, and the compute threads that each runs
+//! * [`share`]: how many of the budget's threads a process may take
 //! * [`text`]: formatting into a fixed buffer
 #![cfg_attr(not(test), no_std)]
 
+mod atomics;
 pub mod config;
 pub mod cpumask;
+pub mod ledger;
 pub mod pins;
+pub mod share;
 pub mod text;
