@@ -1,6 +1,7 @@
 //! The configuration: one table of environment variables, from which the parser, `knlfix env`, the man page and the
 //! README's list come.
 
+use crate::budget::Setting;
 use crate::text::{Lossy, Text};
 use core::fmt;
 use log::LevelFilter;
@@ -25,7 +26,7 @@ struct Malformed;
 const SWITCH: &str = "on|off";
 
 /// The table.
-pub static KNOBS: [Knob; 7] = [
+pub static KNOBS: [Knob; 17] = [
     Knob {
         name: "KNLFIX",
         default: "on",
@@ -59,6 +60,86 @@ pub static KNOBS: [Knob; 7] = [
         show: |config, out| out.write_str(on_off(config.virtual_mask)),
     },
     Knob {
+        name: "KNLFIX_BUDGET",
+        default: "auto",
+        values: "auto|N|N%|cores|off",
+        doc: "compute threads that all processes of the job together may run: the allowed CPUs cut by the cgroup quota (auto), a number, a part of the allowed CPUs, or one for each physical core; off: no budget",
+        apply: |config, value| Setting::parse(value).map(|budget| config.budget = budget).ok_or(Malformed),
+        show: |config, out| write!(out, "{}", config.budget),
+    },
+    Knob {
+        name: "KNLFIX_SHARING",
+        default: "dynamic",
+        values: "dynamic|static|off",
+        doc: "dynamic: processes share the budget as their needs change; static: each is told its share once, at start; off: neither",
+        apply: |config, value| word(value, &SHARING).map(|sharing| config.sharing = sharing),
+        show: |config, out| out.write_str(name_of(config.sharing, &SHARING)),
+    },
+    Knob {
+        name: "KNLFIX_SCOPE",
+        default: "job",
+        values: "job|tree",
+        doc: "who shares one budget: all processes of the user's job (without a job: all of the user's), or those of one process tree in which the variable is set",
+        apply: |config, value| word(value, &SCOPE).map(|scope| config.scope = scope),
+        show: |config, out| out.write_str(name_of(config.scope, &SCOPE)),
+    },
+    Knob {
+        name: "KNLFIX_WAIT",
+        default: "auto",
+        values: "auto|off",
+        doc: "while several processes are active, let their idle threads sleep instead of spin; off leaves the runtimes' own waiting",
+        apply: |config, value| word(value, &WAIT).map(|wait| config.wait = wait),
+        show: |config, out| out.write_str(name_of(config.wait, &WAIT)),
+    },
+    Knob {
+        name: "KNLFIX_LIBGOMP",
+        default: "on",
+        values: SWITCH,
+        doc: "govern GNU OpenMP (libgomp, all copies of it)",
+        apply: |config, value| switch(&mut config.libgomp, value),
+        show: |config, out| out.write_str(on_off(config.libgomp)),
+    },
+    Knob {
+        name: "KNLFIX_LLVM_OPENMP",
+        default: "on",
+        values: SWITCH,
+        doc: "govern LLVM's and Intel's OpenMP (libomp, libiomp5)",
+        apply: |config, value| switch(&mut config.llvm_openmp, value),
+        show: |config, out| out.write_str(on_off(config.llvm_openmp)),
+    },
+    Knob {
+        name: "KNLFIX_MKL",
+        default: "on",
+        values: SWITCH,
+        doc: "govern MKL's calls",
+        apply: |config, value| switch(&mut config.mkl, value),
+        show: |config, out| out.write_str(on_off(config.mkl)),
+    },
+    Knob {
+        name: "KNLFIX_OPENBLAS",
+        default: "on",
+        values: SWITCH,
+        doc: "govern OpenBLAS (numpy's and scipy's copies too), BLIS and FlexiBLAS",
+        apply: |config, value| switch(&mut config.openblas, value),
+        show: |config, out| out.write_str(on_off(config.openblas)),
+    },
+    Knob {
+        name: "KNLFIX_TBB",
+        default: "on",
+        values: SWITCH,
+        doc: "govern oneTBB and classic TBB",
+        apply: |config, value| switch(&mut config.tbb, value),
+        show: |config, out| out.write_str(on_off(config.tbb)),
+    },
+    Knob {
+        name: "KNLFIX_FORKED_REGIONS",
+        default: "on",
+        values: SWITCH,
+        doc: "let a forked child run libgomp regions after its parent ran one (without this it hangs), on a thread that stands in for the caller",
+        apply: |config, value| switch(&mut config.forked_regions, value),
+        show: |config, out| out.write_str(on_off(config.forked_regions)),
+    },
+    Knob {
         name: "KNLFIX_RUNTIMES",
         default: "",
         values: "[+|-]NAME,...",
@@ -71,8 +152,8 @@ pub static KNOBS: [Knob; 7] = [
         default: "off",
         values: "off|error|warn|info|debug|trace",
         doc: "what the library says, one line at a time; debug tells of every pin, repair and respected user mask",
-        apply: |config, value| level(value).map(|level| config.log = level),
-        show: |config, out| out.write_str(level_name(config.log)),
+        apply: |config, value| word(value, &LEVELS).map(|level| config.log = level),
+        show: |config, out| out.write_str(name_of(config.log, &LEVELS)),
     },
     Knob {
         name: "KNLFIX_LOG_FILE",
@@ -87,6 +168,40 @@ pub static KNOBS: [Knob; 7] = [
 /// Longest [`KNLFIX_LOG_FILE`](KNOBS), in bytes, without the NUL.
 const PATH: usize = 1023;
 
+/// When processes share the budget.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Sharing {
+    /// As their needs change.
+    Dynamic,
+    /// By the start share alone.
+    Static,
+    /// Not at all.
+    Off,
+}
+
+/// Which processes share one budget.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Scope {
+    /// Those of the user's job; without a job, all of the user's.
+    Job,
+    /// Those of one process tree.
+    Tree,
+}
+
+/// How idle threads wait while several processes are active.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Wait {
+    /// Asleep.
+    Auto,
+    /// As their runtimes have them wait.
+    Off,
+}
+
+const SHARING: [(&str, Sharing); 3] =
+    [("dynamic", Sharing::Dynamic), ("static", Sharing::Static), ("off", Sharing::Off)];
+const SCOPE: [(&str, Scope); 2] = [("job", Scope::Job), ("tree", Scope::Tree)];
+const WAIT: [(&str, Wait); 2] = [("auto", Wait::Auto), ("off", Wait::Off)];
+
 /// What the environment asks for.
 #[derive(Clone)]
 pub struct Config {
@@ -98,6 +213,26 @@ pub struct Config {
     pub threads: bool,
     /// `KNLFIX_VIRTUAL_MASK`
     pub virtual_mask: bool,
+    /// `KNLFIX_BUDGET`
+    pub budget: Setting,
+    /// `KNLFIX_SHARING`
+    pub sharing: Sharing,
+    /// `KNLFIX_SCOPE`
+    pub scope: Scope,
+    /// `KNLFIX_WAIT`
+    pub wait: Wait,
+    /// `KNLFIX_LIBGOMP`
+    pub libgomp: bool,
+    /// `KNLFIX_LLVM_OPENMP`
+    pub llvm_openmp: bool,
+    /// `KNLFIX_MKL`
+    pub mkl: bool,
+    /// `KNLFIX_OPENBLAS`
+    pub openblas: bool,
+    /// `KNLFIX_TBB`
+    pub tbb: bool,
+    /// `KNLFIX_FORKED_REGIONS`
+    pub forked_regions: bool,
     /// `KNLFIX_RUNTIMES`
     pub runtimes: RuntimeList,
     /// `KNLFIX_LOG`
@@ -120,6 +255,16 @@ impl Config {
             affinity: true,
             threads: true,
             virtual_mask: true,
+            budget: Setting::Auto,
+            sharing: Sharing::Dynamic,
+            scope: Scope::Job,
+            wait: Wait::Auto,
+            libgomp: true,
+            llvm_openmp: true,
+            mkl: true,
+            openblas: true,
+            tbb: true,
+            forked_regions: true,
             runtimes: RuntimeList::EMPTY,
             log: LevelFilter::Off,
             log_file: Text::new(),
@@ -224,13 +369,14 @@ const LEVELS: [(&str, LevelFilter); 6] = [
     ("trace", LevelFilter::Trace),
 ];
 
-fn level(value: &[u8]) -> Result<LevelFilter, Malformed> {
-    let found = LEVELS.iter().find(|(name, _)| value.eq_ignore_ascii_case(name.as_bytes()));
-    found.map(|&(_, level)| level).ok_or(Malformed)
+/// The meaning of a word, by a table of words.
+fn word<T: Copy>(value: &[u8], words: &[(&str, T)]) -> Result<T, Malformed> {
+    let found = words.iter().find(|(name, _)| value.eq_ignore_ascii_case(name.as_bytes()));
+    found.map(|&(_, meaning)| meaning).ok_or(Malformed)
 }
 
-fn level_name(level: LevelFilter) -> &'static str {
-    LEVELS.iter().find(|(_, other)| *other == level).map_or("off", |(name, _)| name)
+fn name_of<T: Copy + PartialEq>(meaning: T, words: &[(&'static str, T)]) -> &'static str {
+    words.iter().find(|(_, other)| *other == meaning).map_or("", |(name, _)| name)
 }
 
 fn path<const N: usize>(to: &mut Text<N>, value: &[u8]) -> Result<(), Malformed> {

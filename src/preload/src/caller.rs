@@ -62,6 +62,21 @@ pub(crate) fn who_asks(site: Site) -> Caller {
     who(site, None)
 }
 
+/// Whether whoever called from `site` asks for the CPUs only to count them: OpenBLAS, and libgomp where it does not pin.
+/// Other runtimes set masks that they made of the answer.
+pub(crate) fn only_counts(site: Site) -> bool {
+    let Some((dso, address)) = site.caller() else { return false };
+    let Some(object) = &dso.object else { return false };
+    match kind(&dso, site.call, address, None) {
+        Kind::Counter => true,
+        Kind::Runtime(_) => {
+            let defines = |name| object.defines(name);
+            defines(c"GOMP_parallel") && !defines(c"__kmpc_fork_call") && !gomp_is_asked_to_pin()
+        }
+        _ => false,
+    }
+}
+
 fn who(site: Site, sets: Option<usize>) -> Caller {
     let Some((dso, address)) = site.caller() else {
         let kind = runtimes::number_around(site.address()).map_or(Kind::User, Kind::Runtime);

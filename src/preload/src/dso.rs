@@ -17,6 +17,8 @@ pub(crate) struct Dso {
     pub(crate) is_program: bool,
     /// Its file name, for the log and for the user's list of runtimes.
     pub(crate) name: Text<64>,
+    /// The loader's name for it, which stays as long as the object does; empty for the program.
+    path: &'static CStr,
 }
 
 impl Dso {
@@ -105,7 +107,51 @@ impl Dso {
         Some(Self::new(object, map.dynamic as usize, found.start..found.end, path))
     }
 
-    fn new(object: Option<Object>, dynamic: usize, span: core::ops::Range<usize>, path: &CStr) -> Self {
+    /// The definition of `name` that the object's own scope holds: its own, or that of something it needs. Takes the
+    /// loader's lock.
+    pub(crate) fn lookup(&self, name: &CStr) -> Option<usize> {
+        if self.is_program {
+            return None;
+        }
+        let errno = crate::sys::errno();
+        let flags = libc::RTLD_LAZY | libc::RTLD_NOLOAD;
+        // SAFETY: it is loaded and stays so, so that this only gives us a handle; and names are C strings.
+        let found = unsafe {
+            let handle = next::dlopen()(self.path.as_ptr(), flags);
+            if handle.is_null() {
+                0
+            } else {
+                let found = next::dlsym()(handle, name.as_ptr()) as usize;
+                next::dlclose()(handle);
+                found
+            }
+        };
+        crate::sys::set_errno(errno);
+        (found != 0).then_some(found)
+    }
+
+    /// The first definition of `name` behind ours, whoever has it: for code that no object holds.
+    pub(crate) fn lookup_anywhere(name: &CStr) -> Option<usize> {
+        struct Walk<'a> {
+            name: &'a CStr,
+            found: Option<usize>,
+        }
+        unsafe extern "C" fn visit(info: *mut libc::dl_phdr_info, _size: usize, walk: *mut c_void) -> c_int {
+            // SAFETY: the walk below, and the loader's own record.
+            let (walk, info) = unsafe { (&mut *walk.cast::<Walk<'_>>(), &*info) };
+            if !spans(info, visit as *const () as usize) {
+                // SAFETY: the loader keeps the object mapped while it visits it.
+                walk.found = unsafe { Object::of(info) }.and_then(|object| object.function(walk.name, true));
+            }
+            c_int::from(walk.found.is_some())
+        }
+        let mut walk = Walk { name, found: None };
+        // SAFETY: `visit` gets the walk back, and it outlives the call.
+        unsafe { libc::dl_iterate_phdr(Some(visit), (&raw mut walk).cast()) };
+        walk.found
+    }
+
+    fn new(object: Option<Object>, dynamic: usize, span: core::ops::Range<usize>, path: &'static CStr) -> Self {
         let soname = object.as_ref().map_or(c"", |object| object.soname());
         let is_program = path.is_empty();
         let file = path.to_bytes().rsplit(|&byte| byte == b'/').next().unwrap_or(b"");
@@ -114,7 +160,7 @@ impl Dso {
             (false, true) => soname.to_bytes(),
             (false, false) => file,
         };
-        Self { object, dynamic, start: span.start, end: span.end, is_program, name: Text::from_bytes(name) }
+        Self { object, dynamic, start: span.start, end: span.end, is_program, name: Text::from_bytes(name), path }
     }
 }
 

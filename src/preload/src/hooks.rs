@@ -5,7 +5,8 @@
 //! |---|---|
 //! | `sched_setaffinity` `pthread_setaffinity_np` | [`observe`]: who set it? |
 //! | `sched_getaffinity` `pthread_getaffinity_np` | [`query`]: who asks? |
-//! | `syscall` | both, and every fork and exec below |
+//! | `sysconf` `get_nprocs` `get_nprocs_conf` | [`budget::narrow_count`]: who counts the CPUs? |
+//! | `syscall` | masks as above, and every fork and exec below |
 //! | `fork` `__fork` `_Fork` `forkpty` `daemon` | [`forking`]: repaired in the child |
 //! | `vfork` `__vfork` | [`birth`]: the child is born with the user mask |
 //! | `clone` `__clone` | [`crate::process::clone`] |
@@ -19,6 +20,7 @@
 
 use crate::affinity::repair::Widened;
 use crate::affinity::{Target, observe, query};
+use crate::budget;
 use crate::next::{self, Any, Argv, CloneStart, Start};
 use crate::process::{birth, clone as cloning, fork as forking, thread};
 use crate::site::{Call, Site};
@@ -74,7 +76,7 @@ unsafe extern "C" fn on_pthread_setaffinity_np(
 unsafe extern "C" fn on_sched_getaffinity(tid: pid_t, size: size_t, mask: *mut u8, stack: *const usize) -> c_int {
     // SAFETY: the caller's own arguments.
     let result = unsafe { next::sched_getaffinity()(tid, size, mask) };
-    if result == 0 && state::active() {
+    if result == 0 {
         // SAFETY: libc has just written all of it.
         query::answer(Target::of_tid(tid), site(Call::SchedGetaffinity, stack), unsafe {
             core::slice::from_raw_parts_mut(mask, size)
@@ -86,13 +88,55 @@ unsafe extern "C" fn on_sched_getaffinity(tid: pid_t, size: size_t, mask: *mut u
 unsafe extern "C" fn on_pthread_getaffinity_np(key: usize, size: size_t, mask: *mut u8, stack: *const usize) -> c_int {
     // SAFETY: the caller's own arguments.
     let error = unsafe { next::pthread_getaffinity_np()(key, size, mask) };
-    if error == 0 && state::active() {
+    if error == 0 {
         // SAFETY: libc has just written all of it.
         query::answer(Target::of_key(key), site(Call::PthreadGetaffinity, stack), unsafe {
             core::slice::from_raw_parts_mut(mask, size)
         });
     }
     error
+}
+
+/// `sysconf()`: straight through, but for the two names that count CPUs.
+#[unsafe(no_mangle)]
+#[unsafe(naked)]
+unsafe extern "C" fn sysconf() -> c_long {
+    naked_asm!(
+        "lea eax, [rdi - {conf}]", // _SC_NPROCESSORS_CONF, _SC_NPROCESSORS_ONLN
+        "cmp eax, 1",
+        "jbe 2f",
+        "mov r11, [rip + {next}]",
+        "test r11, r11",
+        "jz 2f",
+        "jmp r11",
+        "2: mov rsi, rsp",
+        "jmp {on_sysconf}",
+        conf = const libc::_SC_NPROCESSORS_CONF,
+        next = sym next::SYSCONF,
+        on_sysconf = sym on_sysconf,
+    )
+}
+
+unsafe extern "C" fn on_sysconf(name: c_int, stack: *const usize) -> c_long {
+    // SAFETY: the caller's own argument.
+    let value = unsafe { next::sysconf()(name) };
+    let counts = [libc::_SC_NPROCESSORS_CONF, libc::_SC_NPROCESSORS_ONLN].contains(&name);
+    if counts { budget::narrow_count(site(Call::Sysconf, stack), value) } else { value }
+}
+
+with_stack!(get_nprocs, "rdi", on_get_nprocs);
+with_stack!(get_nprocs_conf, "rdi", on_get_nprocs_conf);
+
+unsafe extern "C" fn on_get_nprocs(stack: *const usize) -> c_int {
+    // SAFETY: takes no arguments.
+    let count = unsafe { next::get_nprocs()() };
+    budget::narrow_count(site(Call::GetNprocs, stack), count.into()) as c_int
+}
+
+unsafe extern "C" fn on_get_nprocs_conf(stack: *const usize) -> c_int {
+    // SAFETY: takes no arguments.
+    let count = unsafe { next::get_nprocs_conf()() };
+    budget::narrow_count(site(Call::GetNprocsConf, stack), count.into()) as c_int
 }
 
 /// `syscall()`: straight through, but for the calls that are hooked under their own names too.

@@ -25,6 +25,7 @@
 compile_error!("libknlfix hooks glibc on x86-64 Linux: its hooks are written for that calling convention");
 
 mod affinity;
+mod budget;
 mod caller;
 mod dso;
 mod elf;

@@ -35,7 +35,8 @@ impl Next {
     /// Before glibc 2.34 these are in libraries of their own, which a program may load later. (So may a forked child.
     /// Where they were not loaded before, there was hardly another thread that could have left the loader locked.)
     fn may_come_late(&self) -> bool {
-        let late = [&b"pthread_"[..], b"thrd_", b"forkpty", b"timer_", b"mq_", b"aio_", b"lio_", b"getaddrinfo_a"];
+        let late =
+            [&b"pthread_"[..], b"thrd_", b"dl", b"forkpty", b"timer_", b"mq_", b"aio_", b"lio_", b"getaddrinfo_a"];
         late.iter().any(|name| self.name.to_bytes().starts_with(name))
     }
 }
@@ -133,6 +134,14 @@ next! {
     LIO_LISTIO = lio_listio(mode: c_int, requests: Any, count: c_int, event: Any) -> c_int, else no_such_call();
     LIO_LISTIO64 = lio_listio64(mode: c_int, requests: Any, count: c_int, event: Any) -> c_int, else no_such_call();
     GETADDRINFO_A = getaddrinfo_a(mode: c_int, requests: Any, count: c_int, event: Any) -> c_int, else libc::EAI_SYSTEM;
+    CLOCK_GETTIME = clock_gettime(clock: c_int, time: *mut libc::timespec) -> c_int, else no_such_call();
+    SYSCONF = sysconf(name: c_int) -> c_long, else no_such_call().into();
+    GET_NPROCS = get_nprocs() -> c_int, else 1;
+    GET_NPROCS_CONF = get_nprocs_conf() -> c_int, else 1;
+    // In libdl before glibc 2.34.
+    DLOPEN = dlopen(path: *const c_char, flags: c_int) -> Any, else core::ptr::null_mut();
+    DLCLOSE = dlclose(handle: Any) -> c_int, else 0;
+    DLSYM = dlsym(handle: Any, name: *const c_char) -> Any, else core::ptr::null_mut();
     // glibc 2.35 on: which object an address is in, without the loader's lock.
     DL_FIND_OBJECT = _dl_find_object(address: usize, found: Any) -> c_int, else -1;
 }

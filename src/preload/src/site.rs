@@ -18,6 +18,9 @@ pub(crate) enum Call {
     PthreadGetaffinity,
     PthreadCreate,
     Syscall,
+    Sysconf,
+    GetNprocs,
+    GetNprocsConf,
 }
 
 impl Call {
@@ -29,6 +32,9 @@ impl Call {
             Self::PthreadGetaffinity => c"pthread_getaffinity_np",
             Self::PthreadCreate => c"pthread_create",
             Self::Syscall => c"syscall",
+            Self::Sysconf => c"sysconf",
+            Self::GetNprocs => c"get_nprocs",
+            Self::GetNprocsConf => c"get_nprocs_conf",
         }
     }
 }

@@ -34,21 +34,25 @@ pub(crate) fn active() -> bool {
 /// A runtime set a mask: from now on the hooks look.
 pub(crate) fn activate() {
     if !active() {
-        unsafe extern "C" {
-            /// What `pthread_atfork` calls; the handlers stay for good, as the library does (see `build.rs`).
-            fn __register_atfork(
-                before: Option<extern "C" fn()>,
-                parent: Option<extern "C" fn()>,
-                child: Option<extern "C" fn()>,
-                object: *const core::ffi::c_void,
-            ) -> core::ffi::c_int;
-        }
-        // SAFETY: handlers that allocate nothing. Without them (no memory) a few rare ways to fork stay unrepaired.
-        let _ =
-            unsafe { __register_atfork(Some(repair::before_fork), None, Some(repair::in_child), core::ptr::null()) };
+        at_fork(Some(repair::before_fork), repair::in_child);
         OWNER.store(crate::sys::getpid(), Ordering::Relaxed);
         ACTIVE.store(true, Ordering::Release);
     }
+}
+
+/// Has handlers called at every `fork()`: before it, and in the child. They must allocate nothing.
+pub(crate) fn at_fork(before: Option<extern "C" fn()>, in_child: extern "C" fn()) {
+    unsafe extern "C" {
+        /// What `pthread_atfork` calls; the handlers stay for good, as the library does (see `build.rs`).
+        fn __register_atfork(
+            before: Option<extern "C" fn()>,
+            parent: Option<extern "C" fn()>,
+            child: Option<extern "C" fn()>,
+            object: *const core::ffi::c_void,
+        ) -> core::ffi::c_int;
+    }
+    // SAFETY: the caller's promise. Without them (no memory) a few rare ways to fork go unseen.
+    let _ = unsafe { __register_atfork(before, None, Some(in_child), core::ptr::null()) };
 }
 
 /// Whether the caller has the memory that the hooks write in to itself: false in a vfork child (whose writes would be

@@ -2,6 +2,7 @@
 //! safe in signal handlers, in vfork children and before libc is ready.
 
 use core::arch::asm;
+use core::ffi::CStr;
 use core::mem::MaybeUninit;
 use knlfix_core::cpumask::{self, BYTES, CpuMask, SparseMask};
 use knlfix_core::pins::Thread;
@@ -139,11 +140,7 @@ pub(crate) fn peek(address: usize, words: &mut [usize]) -> usize {
 
 /// Which file a descriptor is open on.
 pub(crate) fn file_of(fd: c_int) -> Result<(u64, u64)> {
-    // SAFETY: plain numbers are a valid `stat`.
-    let mut stat = unsafe { core::mem::zeroed::<libc::stat>() };
-    // SAFETY: a place for it.
-    unsafe { call(libc::SYS_fstat, [fd as usize, (&raw mut stat) as usize]) }?;
-    Ok((stat.st_dev, stat.st_ino))
+    stat(fd).map(|stat| (stat.st_dev, stat.st_ino))
 }
 
 /// Sleeps for 100 microseconds.
@@ -154,7 +151,7 @@ pub(crate) fn nap() {
 }
 
 /// Opens a file to append to, and makes it if need be. Never waits, for a FIFO's reader say.
-pub(crate) fn open_to_append(path: &core::ffi::CStr) -> Result<c_int> {
+pub(crate) fn open_to_append(path: &CStr) -> Result<c_int> {
     let flags = libc::O_WRONLY | libc::O_APPEND | libc::O_CREAT | libc::O_CLOEXEC | libc::O_NOCTTY | libc::O_NONBLOCK;
     let args = [libc::AT_FDCWD as usize, path.as_ptr() as usize, flags as usize, 0o644];
     // SAFETY: a C string, and plain flags.
@@ -167,8 +164,123 @@ pub(crate) fn write(fd: c_int, bytes: &[u8]) {
     let _ = unsafe { call(libc::SYS_write, [fd as usize, bytes.as_ptr() as usize, bytes.len()]) };
 }
 
+/// `errno`, to be set again after a call of libc's that may change it.
+pub(crate) fn errno() -> c_int {
+    // SAFETY: libc's own `errno` of this thread.
+    unsafe { *libc::__errno_location() }
+}
+
 /// Sets `errno`, for a call that fails in our own hands.
 pub(crate) fn set_errno(error: c_int) {
     // SAFETY: libc's own `errno` of this thread.
     unsafe { *libc::__errno_location() = error };
+}
+
+// For the ledger: a file that processes share.
+
+/// What `fstat(2)` tells of a descriptor.
+pub(crate) fn stat(fd: c_int) -> Result<libc::stat> {
+    // SAFETY: plain numbers are a valid `stat`.
+    let mut stat = unsafe { core::mem::zeroed::<libc::stat>() };
+    // SAFETY: a place for it.
+    unsafe { call(libc::SYS_fstat, [fd as usize, (&raw mut stat) as usize]) }?;
+    Ok(stat)
+}
+
+/// What `stat(2)` tells of a path.
+pub(crate) fn stat_path(path: &CStr) -> Result<libc::stat> {
+    // SAFETY: plain numbers are a valid `stat`.
+    let mut stat = unsafe { core::mem::zeroed::<libc::stat>() };
+    let args = [libc::AT_FDCWD as usize, path.as_ptr() as usize, (&raw mut stat) as usize, 0];
+    // SAFETY: a C string, and a place for the answer.
+    unsafe { call(libc::SYS_newfstatat, args) }?;
+    Ok(stat)
+}
+
+/// Opens a file with these flags, and mode 0600 if that makes it. Closed on exec.
+pub(crate) fn open(path: &CStr, flags: c_int) -> Result<c_int> {
+    let args = [libc::AT_FDCWD as usize, path.as_ptr() as usize, (flags | libc::O_CLOEXEC) as usize, 0o600];
+    // SAFETY: a C string, and plain flags.
+    unsafe { call(libc::SYS_openat, args) }.map(|fd| fd as c_int)
+}
+
+/// Removes a file's name.
+pub(crate) fn unlink(path: &CStr) -> Result<()> {
+    // SAFETY: a C string.
+    unsafe { call(libc::SYS_unlinkat, [libc::AT_FDCWD as usize, path.as_ptr() as usize, 0]) }.map(drop)
+}
+
+/// Locks a file for us alone if nobody else has; the kernel unlocks it when we die.
+pub(crate) fn try_lock(fd: c_int) -> Result<()> {
+    // SAFETY: plain numbers.
+    unsafe { call(libc::SYS_flock, [fd as usize, (libc::LOCK_EX | libc::LOCK_NB) as usize]) }.map(drop)
+}
+
+/// Unlocks it, also where a forked child has the descriptor too.
+pub(crate) fn unlock(fd: c_int) {
+    // SAFETY: plain numbers.
+    let _ = unsafe { call(libc::SYS_flock, [fd as usize, libc::LOCK_UN as usize]) };
+}
+
+/// Makes a file this long, of holes.
+pub(crate) fn truncate(fd: c_int, length: usize) -> Result<()> {
+    // SAFETY: plain numbers.
+    unsafe { call(libc::SYS_ftruncate, [fd as usize, length]) }.map(drop)
+}
+
+/// Makes room for a part of a file, so that writing there can't fail.
+pub(crate) fn allocate(fd: c_int, range: core::ops::Range<usize>) -> Result<()> {
+    let args = [fd as usize, 0, range.start, range.end - range.start];
+    // SAFETY: plain numbers.
+    unsafe { call(libc::SYS_fallocate, args) }.map(drop)
+}
+
+/// Maps so many bytes of a file, shared; or fresh memory of our own if `fd` is `None`.
+pub(crate) fn map(fd: Option<c_int>, length: usize) -> Result<*mut u8> {
+    let flags = if fd.is_some() { libc::MAP_SHARED } else { libc::MAP_PRIVATE | libc::MAP_ANONYMOUS };
+    let prot = (libc::PROT_READ | libc::PROT_WRITE) as usize;
+    let args = [0, length, prot, flags as usize, fd.unwrap_or(-1) as usize, 0];
+    // SAFETY: a mapping at an address of the kernel's choice replaces nothing.
+    unsafe { call(libc::SYS_mmap, args) }.map(|address| address as *mut u8)
+}
+
+/// Unmaps what [`map`] mapped.
+///
+/// # Safety
+/// Nothing may refer to it any more.
+pub(crate) unsafe fn unmap(address: *mut u8, length: usize) {
+    // SAFETY: the caller's promise.
+    let _ = unsafe { call(libc::SYS_munmap, [address as usize, length]) };
+}
+
+/// Lets forked children find zeros there (Linux 4.14 on).
+pub(crate) fn wipe_on_fork(address: *mut u8, length: usize) -> Result<()> {
+    // SAFETY: it changes what a child will see of memory that is ours.
+    unsafe { call(libc::SYS_madvise, [address as usize, length, libc::MADV_WIPEONFORK as usize]) }.map(drop)
+}
+
+/// Reads from a place in a file.
+pub(crate) fn read_at(fd: c_int, offset: u64, buffer: &mut [u8]) -> Result<usize> {
+    let args = [fd as usize, buffer.as_mut_ptr() as usize, buffer.len(), offset as usize];
+    // SAFETY: the buffer is ours to write.
+    unsafe { call(libc::SYS_pread64, args) }
+}
+
+/// Directory entries in the kernel's form (`struct linux_dirent64`).
+pub(crate) fn read_directory(fd: c_int, buffer: &mut [u8]) -> Result<usize> {
+    // SAFETY: the buffer is ours to write.
+    unsafe { call(libc::SYS_getdents64, [fd as usize, buffer.as_mut_ptr() as usize, buffer.len()]) }
+}
+
+/// Whether there is a process of this number: running, or dead and not yet waited for.
+pub(crate) fn is_there(pid: c_int) -> bool {
+    // SAFETY: signal 0 only asks.
+    let sent = unsafe { call(libc::SYS_kill, [pid as usize, 0]) };
+    sent != Err(libc::ESRCH)
+}
+
+/// The effective user.
+pub(crate) fn user() -> u32 {
+    // SAFETY: takes no arguments.
+    unsafe { call(libc::SYS_geteuid, []) }.unwrap_or(0) as u32
 }

@@ -46,6 +46,9 @@ pub mod layout {
     /// The whole segment. Most of it is a hole: only what [`needed_by`] names is ever touched.
     pub const SIZE: usize = MASKS + CAPACITY * size_of::<MaskCell>();
 
+    /// The head.
+    pub const HEADER: Range<usize> = 0..SLOTS;
+
     /// The bytes that the owner of slot `index` writes, besides the head.
     pub const fn needed_by(index: usize) -> [Range<usize>; 2] {
         let (slot, mask) = (SLOTS + index * size_of::<Slot>(), MASKS + index * size_of::<MaskCell>());
@@ -72,7 +75,7 @@ pub struct Ledger<'a> {
 /// What a process that looks at the ledger says of itself.
 #[derive(Clone, Copy)]
 pub struct Me<'a> {
-    /// Its slot.
+    /// Its slot; beyond the table if it has none and only looks.
     pub index: usize,
     /// The fingerprint of its allowed mask.
     pub fingerprint: u64,
@@ -289,7 +292,9 @@ impl Ledger<'_> {
 
     /// What all others claim, as it concerns `me`.
     pub fn look<'a>(&'a self, me: Me<'a>, now: u32) -> impl Iterator<Item = Claim> + Clone + 'a {
-        self.keep_in_bound(me.index);
+        if me.index < self.slots.len() {
+            self.keep_in_bound(me.index);
+        }
         self.used().filter_map(move |(index, slot)| {
             if index == me.index || slot.owner.load(Ordering::SeqCst) == 0 {
                 return None;

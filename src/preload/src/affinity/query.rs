@@ -1,6 +1,7 @@
 //! A mask is asked for. The kernel answers first; only its answer for a pinned thread may be replaced.
 
 use super::Target;
+use crate::budget;
 use crate::caller::{self, Kind};
 use crate::runtimes;
 use crate::site::Site;
@@ -12,6 +13,9 @@ use knlfix_core::cpumask;
 /// a program outside a parallel region: it wants to know how many CPUs it may use. A runtime wants the real mask, to
 /// restore it, and so does anybody inside a region.
 pub(crate) fn answer(target: Target, site: Site, answer: &mut [u8]) {
+    if target == Target::Myself {
+        budget::narrow_answer(site, answer);
+    }
     if !state::active() || !state::config().virtual_mask || !state::is_owner() {
         return;
     }

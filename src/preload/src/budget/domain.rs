@@ -1,0 +1,112 @@
+//! Which processes share a budget: the name of the ledger's file.
+//!
+//! The name holds the layout's number, the user, and a hash of the job (or of the process tree) and of the space of
+//! process numbers: a container that shares `/dev/shm` but counts processes anew must not judge ours by their numbers.
+//! The allowed mask is no part of it. Processes of one job with different masks are in one ledger, and each counts the
+//! others by how far their masks overlap with its own.
+
+use super::process::{c_path, parent_of, path};
+use crate::state;
+use crate::sys;
+use core::ffi::CStr;
+use core::fmt::Write;
+use knlfix_core::config::Scope;
+use knlfix_core::files::Files;
+use knlfix_core::ledger::VERSION;
+use knlfix_core::text::Text;
+
+/// Where a job's number is found, by launcher. The first that is set counts.
+const JOBS: [&[u8]; 8] = [
+    b"SLURM_JOB_ID",
+    b"PBS_JOBID",
+    b"LSB_JOBID",
+    b"FLUX_JOB_ID",
+    b"PMIX_NAMESPACE",
+    b"OMPI_MCA_ess_base_jobid",
+    b"OMPI_MCA_orte_ess_jobid",
+    b"PMI_JOBID",
+];
+
+/// The path of this domain's ledger, with its NUL.
+pub(super) fn ledger_path() -> Text<96> {
+    let mut hash = Hash::new();
+    match state::config().scope {
+        Scope::Job => {
+            if let Some((name, value)) = JOBS.iter().find_map(|&name| Some((name, variable(name)?))) {
+                hash.add(name);
+                hash.add(value);
+            }
+        }
+        Scope::Tree => {
+            hash.add(b"tree");
+            hash.add(&root_of_tree().to_le_bytes());
+        }
+    }
+    if let Ok(space) = sys::stat_path(c"/proc/self/ns/pid") {
+        hash.add(&space.st_ino.to_le_bytes());
+    }
+    let mut text = Text::new();
+    // A `Text` takes everything; this is far shorter.
+    let _ = write!(text, "/dev/shm/knlfix-{VERSION}-{}-{:016x}\0", sys::user(), hash.0);
+    text
+}
+
+/// The value of an environment variable, if it is set and not empty.
+pub(super) fn variable(name: &[u8]) -> Option<&'static [u8]> {
+    let mut lines = state::environment();
+    lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(b"=")).filter(|value| !value.is_empty())
+}
+
+/// The farthest ancestor from which this process inherited `KNLFIX_SCOPE`.
+fn root_of_tree() -> i32 {
+    let mut root = sys::getpid();
+    // No tree is deeper than this, and a parent's number may be given out anew while we climb.
+    for _ in 0..64 {
+        match parent_of(root) {
+            Some(parent) if parent > 1 && asks_for_tree(parent) => root = parent,
+            _ => break,
+        }
+    }
+    root
+}
+
+/// Whether a process was started with `KNLFIX_SCOPE=tree`.
+fn asks_for_tree(pid: i32) -> bool {
+    let environ = path(format_args!("/proc/{pid}/environ"));
+    contains_line(c_path(&environ), |line| line.eq_ignore_ascii_case(b"KNLFIX_SCOPE=tree"))
+}
+
+/// Whether a file of lines that end in NUL has one that fits. Longer lines than 256 bytes do not.
+fn contains_line(file: &CStr, fits: impl Fn(&[u8]) -> bool) -> bool {
+    let mut buffer = [0; 1024];
+    let (mut line, mut offset) = (Text::<256>::new(), 0);
+    while let Some(read) = super::files::Kernel.read_at(file, offset, &mut buffer).filter(|&read| read > 0) {
+        for &byte in buffer.iter().take(read) {
+            if byte != 0 {
+                line.push(&[byte]);
+            } else if fits(line.as_bytes()) {
+                return true;
+            } else {
+                line = Text::new();
+            }
+        }
+        offset += read as u64;
+    }
+    false
+}
+
+/// FNV-1a, of parts.
+struct Hash(u64);
+
+impl Hash {
+    const fn new() -> Self {
+        Self(0xcbf2_9ce4_8422_2325)
+    }
+
+    fn add(&mut self, part: &[u8]) {
+        // The length too, so that parts can't run into each other.
+        for &byte in part.len().to_le_bytes().iter().chain(part) {
+            self.0 = (self.0 ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+        }
+    }
+}

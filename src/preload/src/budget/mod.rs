@@ -1,0 +1,122 @@
+//! One thread budget for all processes of a domain.
+//!
+//! 1. A governor (one module each: libgomp, LLVM's OpenMP, MKL, OpenBLAS, TBB) sees that a region begins, finds out how
+//!    many threads it wants, and [enters](enter) it.
+//! 2. The first region makes the process a [member] of its [domain]: it takes a slot in the [ledger](segment). Where
+//!    there is none to be had, the process governs itself: it is always alone.
+//! 3. Alone, every region gets what it asks for. While other processes are active, it gets this process's share of the
+//!    budget, less what its other regions hold ([`knlfix_core::share`]).
+//! 4. When the region ends, the governor [leaves](leave) it.
+//!
+//! What is never touched: an explicit number of threads, and what a program is told about the most it can have.
+
+mod domain;
+mod files;
+mod member;
+mod process;
+pub(crate) mod resolve;
+mod segment;
+mod start;
+
+pub(crate) use start::{narrow_answer, narrow_count, start_share};
+
+use crate::state;
+use knlfix_core::budget::Setting;
+use knlfix_core::config::{Sharing, Wait};
+use member::Member;
+
+/// A kind of runtime that has a switch of its own.
+#[derive(Clone, Copy)]
+pub(crate) enum Governor {
+    Libgomp,
+    LlvmOpenmp,
+    Mkl,
+    OpenBlas,
+    Tbb,
+}
+
+/// Whether `governor` is to change the size of regions.
+pub(crate) fn is_on(governor: Governor) -> bool {
+    let config = state::config();
+    shares_anything() && config.sharing == Sharing::Dynamic && has_switch(governor)
+}
+
+fn has_switch(governor: Governor) -> bool {
+    let config = state::config();
+    match governor {
+        Governor::Libgomp => config.libgomp,
+        Governor::LlvmOpenmp => config.llvm_openmp,
+        Governor::Mkl => config.mkl,
+        Governor::OpenBlas => config.openblas,
+        Governor::Tbb => config.tbb,
+    }
+}
+
+/// Whether there is a budget at all.
+fn shares_anything() -> bool {
+    let config = state::config();
+    config.enabled && config.sharing != Sharing::Off && config.budget != Setting::Off
+}
+
+/// A region that was entered: to be [left](leave) once.
+#[must_use]
+#[derive(Clone, Copy)]
+pub(crate) struct Region {
+    /// Threads it may run: from 1 to what it asked for.
+    pub(crate) threads: u32,
+    /// The process that entered it; 0 if nothing was written down. A child forked inside a region leaves it too.
+    process: i32,
+}
+
+impl Region {
+    const fn unknown(threads: u32) -> Self {
+        Self { threads, process: 0 }
+    }
+}
+
+/// Enters a region that would run `ask` threads.
+pub(crate) fn enter(ask: u32) -> Region {
+    let ask = ask.max(1);
+    match Member::here() {
+        Some(member) => Region { threads: member.enter(ask), process: member.process() },
+        None => Region::unknown(ask),
+    }
+}
+
+/// Enters a region that runs `count` threads whatever we say.
+pub(crate) fn enter_fixed(count: u32) -> Region {
+    let count = count.max(1);
+    match Member::here() {
+        Some(member) => {
+            member.enter_fixed(count);
+            Region { threads: count, process: member.process() }
+        }
+        None => Region::unknown(count),
+    }
+}
+
+/// Leaves a region.
+pub(crate) fn leave(region: Region) {
+    if region.process != 0
+        && let Some(member) = Member::joined()
+        && member.process() == region.process
+    {
+        member.leave(region.threads);
+    }
+}
+
+/// What [`enter`] would grant now.
+pub(crate) fn share(ask: u32) -> u32 {
+    let ask = ask.max(1);
+    Member::here().map_or(ask, |member| member.share(ask))
+}
+
+/// Whether other processes of the domain are active, so that threads had better sleep than spin.
+pub(crate) fn crowded() -> bool {
+    state::config().wait == Wait::Auto && Member::here().is_some_and(Member::is_crowded)
+}
+
+/// What a library at its default asks for: the allowed CPUs.
+pub(crate) fn whole() -> u32 {
+    Member::here().map_or(u32::MAX, Member::whole)
+}
