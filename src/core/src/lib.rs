@@ -6,20 +6,22 @@
 //!
 //! * [`cpumask`]: sets of CPUs, their textual forms and their algebra
 //! * [`pins`]: which thread carries a runtime's pin, and the user mask under it
-//! * [`config`]: the one table of environment variables
-//! * [`budget`]: how many compute threads a domain may run
-//! * [`files`]: reading the kernel's files
+//! * [`budget`], [`cgroup`]: how many compute threads a domain may run
 //! * [`ledger`]: the processes of a domain, and the compute threads that each runs
 //! * [`share`]: how many of the budget's threads a process may take
+//! * [`config`]: the one table of environment variables
+//! * [`files`], [`process`]: the kernel's small text files, and processes as they show them
 //! * [`text`]: formatting into a fixed buffer
 #![cfg_attr(not(test), no_std)]
 
 mod atomics;
 pub mod budget;
+pub mod cgroup;
 pub mod config;
 pub mod cpumask;
 pub mod files;
 pub mod ledger;
 pub mod pins;
+pub mod process;
 pub mod share;
 pub mod text;

@@ -68,6 +68,20 @@ impl<const N: usize> fmt::Display for Text<N> {
     }
 }
 
+/// A number in decimal, written to the end of `buffer`.
+pub fn decimal(mut number: u64, buffer: &mut [u8; 20]) -> &[u8] {
+    let mut start = buffer.len();
+    for digit in buffer.iter_mut().rev() {
+        *digit = b'0' + (number % 10) as u8;
+        number /= 10;
+        start -= 1;
+        if number == 0 {
+            break;
+        }
+    }
+    buffer.get(start..).unwrap_or(&[])
+}
+
 /// Bytes from the environment or a file name, shown safely on one line: what is not printable ASCII becomes `?`, and
 /// what is longer than 80 bytes is cut.
 pub struct Lossy<'a>(pub &'a [u8]);

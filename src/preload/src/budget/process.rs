@@ -4,8 +4,9 @@ use super::files::Kernel;
 use crate::sys;
 use core::ffi::CStr;
 use core::fmt::Write;
-use knlfix_core::files::Files;
+use knlfix_core::files::{Files, number};
 use knlfix_core::ledger::Owner;
+use knlfix_core::process::{self, Process};
 use knlfix_core::text::Text;
 
 /// A path below `/proc`, with the NUL that ends it.
@@ -22,50 +23,20 @@ pub(super) fn c_path<const N: usize>(path: &Text<N>) -> &CStr {
     CStr::from_bytes_until_nul(path.as_bytes()).unwrap_or(c"")
 }
 
-/// The beginning of `/proc/PID/stat`.
-struct Stat {
-    is_dead: bool,
-    parent: i32,
-    started: u64,
-}
-
-fn stat(pid: i32) -> Option<Stat> {
-    let mut buffer = [0; 512];
-    let read = Kernel.read_at(c_path(&path(format_args!("/proc/{pid}/stat"))), 0, &mut buffer)?;
-    let line = buffer.get(..read)?;
-    // The program's name may hold anything, also parentheses.
-    let after_name = line.get(line.iter().rposition(|&byte| byte == b')')? + 1..)?;
-    let mut fields = after_name.split(|byte| byte.is_ascii_whitespace()).filter(|field| !field.is_empty());
-    let state = fields.next()?.first()?;
-    let parent = number(fields.next()?)?;
-    let started = number(fields.nth(17)?)?; // field 22, and the parent is field 4
-    Some(Stat { is_dead: b"ZXx".contains(state), parent: parent as i32, started })
-}
-
-fn number(digits: &[u8]) -> Option<u64> {
-    core::str::from_utf8(digits).ok()?.parse().ok()
-}
-
 /// This process, as the ledger names it.
 pub(super) fn myself() -> Option<Owner> {
     let pid = sys::getpid();
-    Owner::new(pid, stat(pid).map_or(0, |stat| stat.started))
+    Owner::new(pid, Process::read(&Kernel, pid).map_or(0, |process| process.started))
 }
 
 /// The process that made `pid`.
 pub(super) fn parent_of(pid: i32) -> Option<i32> {
-    stat(pid).map(|stat| stat.parent)
+    Process::read(&Kernel, pid).map(|process| process.parent)
 }
 
-/// Whether the owner of a slot still runs; in doubt it does. One that is dead and waits to be waited for is dead.
+/// Whether the owner of a slot still runs; in doubt it does.
 pub(super) fn is_alive(owner: Owner) -> bool {
-    if !sys::is_there(owner.pid()) {
-        return false;
-    }
-    match stat(owner.pid()) {
-        Some(stat) => !stat.is_dead && (owner.started() == 0 || owner.started() == stat.started),
-        None => sys::is_there(owner.pid()),
-    }
+    process::is_alive(&Kernel, owner, sys::is_there)
 }
 
 /// Which program a process runs: the file's device and number.
