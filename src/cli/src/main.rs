@@ -1,9 +1,12 @@
-//! `knlfix`: runs a program under libknlfix, and shows what the library is told by the environment.
+//! `knlfix`: runs a program under libknlfix, shows what the library is told by the environment, and cleans up after
+//! killed programs.
 //!
 //! Exit status: the program's own; 2 for a wrong command line; 125 when `knlfix` itself fails, 126 when the program can't be
 //! run, 127 when it is not found.
 
+mod domains;
 mod env;
+mod gc;
 mod run;
 
 use clap::{Parser, Subcommand};
@@ -26,6 +29,8 @@ enum Command {
     Run(run::Arguments),
     /// Show the variables that configure the library, with their current values
     Env(env::Arguments),
+    /// Remove the ledgers that killed processes left in /dev/shm
+    Gc(gc::Arguments),
 }
 
 /// `knlfix` itself failed.
@@ -35,6 +40,7 @@ fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
         Command::Run(arguments) => run::run(&arguments),
         Command::Env(arguments) => env::env(&arguments),
+        Command::Gc(arguments) => gc::gc(&arguments),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
