@@ -1,6 +1,7 @@
 """Fixtures of the Python tests. The library and the runtimes come from the conftest.py of the root."""
 
 import os
+import subprocess
 
 import pytest
 
@@ -11,6 +12,17 @@ import program
 def allowed():
     """The CPUs this test session may use, sorted: what every child should have."""
     return sorted(os.sched_getaffinity(0))
+
+
+@pytest.fixture(scope="session")
+def knlfix(so):
+    """knlfix(*arguments): what the command says on standard output. It is built beside the library."""
+    command = so.parent / "knlfix"
+
+    def run(*arguments):
+        return subprocess.run([command, *arguments], capture_output=True, text=True, check=True).stdout
+
+    return run
 
 
 @pytest.fixture(scope="session")
