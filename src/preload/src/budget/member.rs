@@ -185,7 +185,7 @@ impl Member {
         // SAFETY: we hold `is_busy`.
         let mask = unsafe { (*self.mask.get()).as_ref() };
         let me = Me { index: self.index(), fingerprint: self.fingerprint.load(Ordering::Relaxed), mask };
-        let Share { threads, crowded } =
+        let Share { threads, crowded, .. } =
             share::share(self.budget.load(Ordering::Relaxed), u32::MAX >> 1, ledger.look(me, now));
         if crowded {
             self.suspect_one(ledger, now);
