@@ -1,7 +1,7 @@
 """The checks of scripts/simtest, run on the node itself: checks.py CPUS SMALL DIRECTORY LIBRARY
 
 CPUS is how many the node has online, SMALL a size in bytes of a mask too small for it, DIRECTORY has the programs
-`children` and `report`. C programs and Pools by fork and spawn are run without the library first: they have to show the known trouble.
+`children`, `many` and `report`. C programs and Pools by fork and spawn are run without the library first: they have to show the known trouble.
 """
 
 import errno
@@ -93,6 +93,14 @@ class Node:
         self.expect(what + "the main thread's mask afterwards", found.get("parent"), list(chosen or first))
         self.expect(what + "is silent", err, "")
 
+    def budget(self, what, preload, processes, shared, total):
+        """So many processes on one ledger, each with a region of the default size."""
+        cpus = len(self.cpus)
+        # Pins would keep the runtime from sharing its threads out evenly; this is about their number.
+        out, err = self.run(preload, ["env", "OMP_PROC_BIND=false", self.directory + "/many", str(processes), str(cpus)])
+        self.expect(what + "teams", out, "first=%d\nshared=%s\nsum=%d\nalone=%d\n" % (cpus, shared, total, cpus))
+        self.expect(what + "is silent", err, "")
+
     def log(self):
         """What a user reads: long masks have to come out whole."""
         _, err = self.run(True, [self.directory + "/children", "2", str(self.small), "fork"], KNLFIX_LOG="debug")
@@ -117,6 +125,11 @@ def main(count, small, directory, library):
     node.pool("Pool, spawn, with: ", True, "spawn", 4)
     node.pool("Pool, forkserver, with: ", True, "forkserver", 4)
     node.pool("Pool after os.sched_setaffinity, with: ", True, "fork", 4, [every[1], every[-1]])
+
+    cpus = len(every)
+    node.budget("4 processes, without: ", False, 4, "%d-%d" % (cpus, cpus), 4 * cpus)
+    node.budget("5 processes, with: ", True, 5, "%d-%d" % (cpus // 5, -(-cpus // 5)), cpus)
+    node.budget("%d processes, with: " % cpus, True, cpus, "1-1", cpus)
 
     print("%d passed, %d failed on %d CPUs, Linux %s" % (
         node.passed, node.failed, len(node.cpus), platform.release()), flush=True)
