@@ -20,6 +20,8 @@ const AGAIN_MS: u32 = 1000;
 const SIZE_AGAIN_MS: u32 = 1000;
 /// An owner that was not heard of for this long may be dead. One such is looked at in this time.
 const QUIET_MS: u32 = 50;
+/// Dead owners that are found at one time, at most.
+const MOST_AT_ONCE: usize = 16;
 
 pub(super) struct Member {
     state: AtomicU8,
@@ -219,16 +221,20 @@ impl Member {
         Some(())
     }
 
-    /// Looks whether one of the quiet owners is dead: 40 microseconds, now and then.
+    /// Looks whether one of the quiet owners is dead: 40 microseconds, now and then. Where one is, others may be.
     fn suspect_one(&self, ledger: Ledger<'_>, now: u32) {
         if now.wrapping_sub(self.suspected.load(Ordering::Relaxed)) < QUIET_MS {
             return;
         }
         self.suspected.store(now, Ordering::Relaxed);
-        let from = self.suspect.load(Ordering::Relaxed) as usize;
-        if let Some((index, owner)) = ledger.suspect(self.index(), from, now, QUIET_MS) {
+        for _ in 0..MOST_AT_ONCE {
+            let from = self.suspect.load(Ordering::Relaxed) as usize;
+            let Some((index, owner)) = ledger.suspect(self.index(), from, now, QUIET_MS) else { return };
             self.suspect.store(index as u32 + 1, Ordering::Relaxed);
-            if !process::is_alive(owner) && ledger.free(index, owner) {
+            if process::is_alive(owner) {
+                return;
+            }
+            if ledger.free(index, owner) {
                 log::debug!("budget: process {} is dead; its threads are free", owner.pid());
             }
         }
