@@ -93,13 +93,25 @@ class Node:
         self.expect(what + "the main thread's mask afterwards", found.get("parent"), list(chosen or first))
         self.expect(what + "is silent", err, "")
 
-    def budget(self, what, preload, processes, shared, total):
+    def budget(self, what, preload, processes, shared, total, cpus=None, launcher=()):
         """So many processes on one ledger, each with a region of the default size."""
-        cpus = len(self.cpus)
+        cpus = cpus or len(self.cpus)
         # Pins would keep the runtime from sharing its threads out evenly; this is about their number.
-        out, err = self.run(preload, ["env", "OMP_PROC_BIND=false", self.directory + "/many", str(processes), str(cpus)])
+        out, err = self.run(preload, [*launcher, "env", "OMP_PROC_BIND=false", self.directory + "/many", str(processes), str(cpus)])
         self.expect(what + "teams", out, "first=%d\nshared=%s\nsum=%d\nalone=%d\n" % (cpus, shared, total, cpus))
         self.expect(what + "is silent", err, "")
+
+    def quota(self):
+        """A budget of 8 threads: 7.5 CPUs' time for the cgroup above that of the processes."""
+        cgroups = pathlib.Path("/sys/fs/cgroup")
+        job = cgroups / "outer/job"
+        for parent in cgroups, job.parent:
+            parent.mkdir(exist_ok=True)
+            (parent / "cgroup.subtree_control").write_text("+cpu")
+        job.mkdir()
+        (job.parent / "cpu.max").write_text("750000 100000")
+        enter = ("sh", "-c", 'echo $$ > "$0/cgroup.procs" && exec "$@"', str(job))
+        self.budget("3 processes, cgroup quota, with: ", True, 3, "2-3", 8, 8, enter)
 
     def log(self):
         """What a user reads: long masks have to come out whole."""
@@ -130,6 +142,7 @@ def main(count, small, directory, library):
     node.budget("4 processes, without: ", False, 4, "%d-%d" % (cpus, cpus), 4 * cpus)
     node.budget("5 processes, with: ", True, 5, "%d-%d" % (cpus // 5, -(-cpus // 5)), cpus)
     node.budget("%d processes, with: " % cpus, True, cpus, "1-1", cpus)
+    node.quota()
 
     print("%d passed, %d failed on %d CPUs, Linux %s" % (
         node.passed, node.failed, len(node.cpus), platform.release()), flush=True)

@@ -77,7 +77,13 @@ pub(crate) fn is_alive(owner: Owner) -> bool {
 struct Node;
 
 impl Files for Node {
-    fn read_at(&self, path: &CStr, offset: u64, buffer: &mut [u8]) -> Option<usize> {
-        File::open(OsStr::from_bytes(path.to_bytes())).ok()?.read_at(buffer, offset).ok()
+    type File = File;
+
+    fn open(&self, path: &CStr) -> Option<File> {
+        File::open(OsStr::from_bytes(path.to_bytes())).ok()
+    }
+
+    fn read(&self, file: &File, offset: u64, buffer: &mut [u8]) -> Option<usize> {
+        file.read_at(buffer, offset).ok()
     }
 }

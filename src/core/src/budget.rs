@@ -1,7 +1,7 @@
 //! The budget: how many compute threads a domain may run.
 
 use crate::cgroup::cpu_quota;
-use crate::cpumask::CpuMask;
+use crate::cpumask::{CPUS, CpuMask};
 use crate::files::{Files, Path, number, read_small};
 use core::fmt::{self, Write};
 
@@ -82,16 +82,174 @@ pub fn cores(allowed: &CpuMask, files: &impl Files) -> u32 {
 
 /// Adds the CPUs of the core that `cpu` is of. The newer name is from Linux 5.3 on.
 fn count_core(cpu: usize, counted: &mut CpuMask, files: &impl Files) {
-    let siblings = ["core_cpus_list", "thread_siblings_list"].iter().find_map(|name| {
+    for name in ["core_cpus_list", "thread_siblings_list"] {
         let mut path = Path::new();
-        write!(path, "/sys/devices/system/cpu/cpu{cpu}/topology/{name}").ok()?;
         let mut buffer = [0; 256];
-        let text = read_small(files, path.as_c_str(), &mut buffer)?;
-        CpuMask::parse_list(core::str::from_utf8(text).ok()?).ok()
-    });
-    if let Some(siblings) = siblings {
-        for sibling in siblings.iter() {
-            counted.insert(sibling);
+        if write!(path, "/sys/devices/system/cpu/cpu{cpu}/topology/{name}").is_ok()
+            && let Some(list) = read_small(files, path.as_c_str(), &mut buffer)
+            && insert_list(list, counted).is_some()
+        {
+            return;
+        }
+    }
+}
+
+/// Adds the CPUs of a list such as `0,68,136-137`, up to what is none. [`CpuMask::parse_list`] knows more forms, and is
+/// 3 kB of code that the preload has no other use for.
+fn insert_list(list: &[u8], mask: &mut CpuMask) -> Option<()> {
+    for range in list.split(|&byte| byte == b',') {
+        let mut ends = range.splitn(2, |&byte| byte == b'-').map(number);
+        let first = ends.next()??;
+        let last = ends.next().unwrap_or(Some(first))?;
+        // A mask ends there.
+        for cpu in first..=last.min(CPUS as u64) {
+            mask.insert(cpu as usize);
+        }
+    }
+    Some(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::files::testing::{Memory, Tree};
+    use proptest::prelude::*;
+
+    fn with_quota(tree: Tree, cpu_max: &str) -> Tree {
+        tree.with("/proc/self/cgroup", "0::/\n").with("/sys/fs/cgroup/cpu.max", cpu_max)
+    }
+
+    /// A Xeon Phi 7250: 68 cores, CPU n is a thread of core n modulo 68.
+    fn knl(name: &str) -> Tree {
+        (0..272).fold(Tree::new(), |tree, cpu| {
+            let core = cpu % 68;
+            let path = format!("/sys/devices/system/cpu/cpu{cpu}/topology/{name}");
+            tree.with(&path, format!("{core},{},{},{}\n", core + 68, core + 136, core + 204))
+        })
+    }
+
+    #[test]
+    fn values_of_the_variable() {
+        for (value, setting) in [
+            ("auto", Setting::Auto),
+            ("AUTO", Setting::Auto),
+            ("Cores", Setting::Cores),
+            ("off", Setting::Off),
+            ("1", Setting::Count(1)),
+            ("0272", Setting::Count(272)),
+            ("4294967295", Setting::Count(u32::MAX)),
+            ("1%", Setting::Percent(1)),
+            ("100%", Setting::Percent(100)),
+        ] {
+            assert_eq!(Setting::parse(value.as_bytes()), Some(setting), "{value}");
+        }
+        for value in
+            ["", "0", "-1", "+1", " 1", "1.5", "4294967296", "%", "0%", "101%", "50 %", "5%%", "0x8", "all", "auto "]
+        {
+            assert_eq!(Setting::parse(value.as_bytes()), None, "{value}");
+        }
+    }
+
+    #[test]
+    fn the_quota_cuts_every_setting_but_off() {
+        let (sixteen, files) = (CpuMask::of(0..16), with_quota(Tree::new(), "350000 100000\n"));
+        for (setting, threads) in [
+            (Setting::Auto, 4),
+            (Setting::Cores, 4),
+            (Setting::Count(3), 3),
+            (Setting::Count(9), 4),
+            (Setting::Percent(100), 4),
+            (Setting::Percent(19), 3),
+            (Setting::Off, 16),
+        ] {
+            assert_eq!(size(setting, &sixteen, &files), threads, "{setting}");
+        }
+    }
+
+    #[test]
+    fn without_a_quota_the_allowed_cpus_are_the_bound() {
+        let (six, files) = (CpuMask::of([0, 3, 5, 70, 71, 8191]), Tree::new());
+        for (setting, threads) in [
+            (Setting::Auto, 6),
+            (Setting::Cores, 6),
+            (Setting::Count(4), 4),
+            (Setting::Count(100), 6),
+            (Setting::Percent(50), 3),
+            (Setting::Percent(49), 2),
+            (Setting::Percent(1), 1),
+            (Setting::Off, 6),
+        ] {
+            assert_eq!(size(setting, &six, &files), threads, "{setting}");
+        }
+    }
+
+    #[test]
+    fn cores_of_a_xeon_phi() {
+        for name in ["core_cpus_list", "thread_siblings_list"] {
+            let files = knl(name);
+            assert_eq!(size(Setting::Cores, &CpuMask::of(0..272), &files), 68);
+            assert_eq!(size(Setting::Cores, &CpuMask::of([1, 69, 137, 205]), &files), 1);
+            assert_eq!(size(Setting::Cores, &CpuMask::of(66..70), &files), 4);
+            assert_eq!(size(Setting::Cores, &CpuMask::of([271, 67, 2]), &files), 2);
+        }
+    }
+
+    #[test]
+    fn cores_that_can_not_be_told_are_cpus() {
+        let broken = Tree::new()
+            .with("/sys/devices/system/cpu/cpu0/topology/core_cpus_list", "0-\n")
+            .with("/sys/devices/system/cpu/cpu1/topology/core_cpus_list", b"\xff\n")
+            .with("/sys/devices/system/cpu/cpu2/topology/core_cpus_list", "2,".repeat(300))
+            .with("/sys/devices/system/cpu/cpu3/topology/core_cpus_list", "")
+            .with("/sys/devices/system/cpu/cpu4/topology/core_cpus_list", "")
+            .with("/sys/devices/system/cpu/cpu4/topology/thread_siblings_list", "4-5\n");
+        assert_eq!(cores(&CpuMask::of(0..5), &broken), 5);
+        // The older name is good for 4 and 5.
+        assert_eq!(cores(&CpuMask::of(0..6), &broken), 5);
+    }
+
+    proptest! {
+        #[test]
+        fn lists_of_siblings_are_read_as_masks_are(
+            set in prop::collection::btree_set(0..CPUS, 1..20),
+            from in 0..CPUS,
+            len in 0usize..70,
+        ) {
+            let mask = CpuMask::of(set.into_iter().chain(from..(from + len).min(CPUS)));
+            let mut read = CpuMask::EMPTY;
+            prop_assert_eq!(insert_list(mask.to_string().as_bytes(), &mut read), Some(()));
+            prop_assert_eq!(read, mask);
+        }
+
+        #[test]
+        fn settings_round_trip(setting in prop_oneof![
+            Just(Setting::Auto), Just(Setting::Cores), Just(Setting::Off),
+            (1..=u32::MAX).prop_map(Setting::Count), (1..=100u32).prop_map(Setting::Percent),
+        ]) {
+            prop_assert_eq!(Setting::parse(setting.to_string().as_bytes()), Some(setting));
+        }
+
+        #[test]
+        fn any_value_is_parsed_or_refused(value in prop::collection::vec(any::<u8>(), 0..24)) {
+            if let Some(setting) = Setting::parse(&value) {
+                prop_assert_eq!(Setting::parse(setting.to_string().as_bytes()), Some(setting));
+            }
+        }
+
+        #[test]
+        fn a_budget_is_never_nothing_and_never_beyond_the_allowed_cpus(
+            cpus in prop::collection::btree_set(0..300usize, 0..40),
+            setting in prop_oneof![
+                Just(Setting::Auto), Just(Setting::Cores), Just(Setting::Off),
+                any::<u32>().prop_map(Setting::Count), any::<u32>().prop_map(Setting::Percent),
+            ],
+            everywhere in prop::option::of(prop::collection::vec(any::<u8>(), 0..300)),
+            text in prop::option::of("[0-9,-]{0,12}"),
+        ) {
+            let other = text.map(String::into_bytes).or(everywhere);
+            let files = Memory { other, piece: 4096, ..Memory::default() };
+            let threads = size(setting, &CpuMask::of(cpus.iter().copied()), &files) as usize;
+            prop_assert!((1..=cpus.len().max(1)).contains(&threads));
         }
     }
 }

@@ -30,8 +30,12 @@ impl Process {
         let mut fields = after_name.split(u8::is_ascii_whitespace).filter(|field| !field.is_empty());
         let state = fields.next()?.first()?;
         let parent = number(fields.next()?)?;
-        let started = number(fields.nth(17)?)?; // field 22 of proc(5), and the parent is field 4
-        Some(Self { is_dead: b"ZXx".contains(state), parent: parent as i32, started })
+        // Fields 20 and 22 of proc(5); the parent is field 4.
+        let threads = number(fields.nth(15)?)?;
+        let started = number(fields.nth(1)?)?;
+        // Where only the main thread has ended, it is a zombie that others go on without.
+        let is_dead = b"ZXx".contains(state) && threads <= 1;
+        Some(Self { is_dead, parent: parent as i32, started })
     }
 }
 
@@ -66,5 +70,8 @@ mod tests {
     fn a_zombie_is_dead() {
         let line = "12 (sh) Z 7 1 1 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 4711 1 2";
         assert!(Process::parse(line.as_bytes()).is_some_and(|process| process.is_dead));
+        // Its main thread called pthread_exit().
+        let line = line.replace(" 20 0 1 0 ", " 20 0 3 0 ");
+        assert!(Process::parse(line.as_bytes()).is_some_and(|process| !process.is_dead));
     }
 }

@@ -8,11 +8,13 @@
 //! Everything read from it may be garbage (another program of the same user can write there), so every number is cut to
 //! size before it is used, and no loop is longer than the table.
 
+#[cfg(all(test, loom))]
+mod models;
 mod slot;
 
-use crate::atomics::{AtomicU32, AtomicU64, Ordering, fence};
+use crate::atomics::{AtomicU32, AtomicU64, Ordering};
 use crate::cpumask::SparseMask;
-use crate::share::{Claim, LATELY_MS};
+use crate::share::{Claim, LATELY_MS, WHOLE};
 pub use slot::{MaskCell, Owner, Slot};
 
 /// Processes that a ledger has room for.
@@ -21,19 +23,51 @@ pub const CAPACITY: usize = 4096;
 /// The number of the layout, in the segment's name and in its head.
 pub const VERSION: u32 = 1;
 
-const MAGIC: u64 = u64::from_le_bytes(*b"knlfix\0\x01");
+const MAGIC: u64 = u64::from_le_bytes(*b"knlfix\0\0") | (VERSION as u64) << 56;
 
-/// The head of the segment.
-#[repr(C, align(4096))]
+/// No process runs more compute threads than this: a larger number is garbage.
+const MOST_THREADS: u32 = 1 << 16;
+
+/// A look's own clock may have been read so long before what it finds was written. Anything farther ahead was written
+/// almost 50 days ago: the milliseconds wrap.
+const AHEAD_MS: u32 = 60_000;
+
+/// Lowering the bound is tried so often. Each failure means that somebody else changed it, and lower next time.
+const TRIES: usize = 8;
+
+/// The head of the segment: a page, but where loom's small stacks have to hold it.
+#[cfg_attr(not(loom), repr(C, align(4096)))]
 #[derive(Debug)]
 pub struct Header {
     /// Says that the segment is a ledger of this layout. Written last, by the process that makes it.
     magic: AtomicU64,
-    /// No slot from here on is owned.
-    bound: AtomicU32,
-    /// A hint that some process became active or gave up its slot: whoever sees it changed looks again. Nothing depends on
-    /// it but how soon that is.
+    /// A [`Bound`].
+    bound: AtomicU64,
+    /// Counts, wrapping: some process became active, or gave up its slot. Whoever sees it changed looks again.
     generation: AtomicU32,
+}
+
+/// Slots in use are `below` this one. The number of `claims` so far makes a lowering fail that did not see the last one.
+#[derive(Clone, Copy)]
+struct Bound {
+    below: u32,
+    claims: u32,
+}
+
+impl Bound {
+    const fn packed(self) -> u64 {
+        (self.claims as u64) << 32 | self.below as u64
+    }
+
+    const fn from_packed(word: u64) -> Self {
+        Self { below: word as u32, claims: (word >> 32) as u32 }
+    }
+}
+
+/// Time since `seen`, in milliseconds.
+const fn idle_ms(seen: u32, now: u32) -> u32 {
+    let idle = now.wrapping_sub(seen);
+    if idle > u32::MAX - AHEAD_MS { 0 } else { idle }
 }
 
 /// Where things are in the segment, in bytes.
@@ -107,20 +141,22 @@ impl Ledger<'_> {
         self.header.magic.load(Ordering::Acquire) == MAGIC
     }
 
-    /// Makes a ledger of a segment that nobody uses yet, which holds zeros or the beginnings of a ledger.
+    /// Makes a ledger of a segment that holds zeros or the beginnings of a ledger. Who else makes it at the same time, or
+    /// claims already, does not matter.
     pub fn create(&self) {
-        self.header.bound.store(0, Ordering::Relaxed);
         self.header.magic.store(MAGIC, Ordering::Release);
     }
 
     /// Slots in use are before this one. Costs follow it, not the capacity.
     pub fn bound(&self) -> usize {
-        (self.header.bound.load(Ordering::SeqCst) as usize).min(self.slots.len())
+        let bound = Bound::from_packed(self.header.bound.load(Ordering::SeqCst));
+        (bound.below as usize).min(self.slots.len())
     }
 
-    /// See [`Header`]'s field.
+    /// Changes when a process becomes active or gives up its slot. To be read before a [look](Self::look), and again
+    /// after each [`enter`](Self::enter): if it differs then, what was seen is out of date.
     pub fn generation(&self) -> u32 {
-        self.header.generation.load(Ordering::Acquire)
+        self.header.generation.load(Ordering::SeqCst)
     }
 
     fn signal(&self) {
@@ -136,9 +172,17 @@ impl Ledger<'_> {
         self.used().filter_map(|(index, slot)| Some((index, slot.owner()?)))
     }
 
+    /// Whether slot `index` belongs to `owner`. It does from a claim until it is given back, unless somebody took its
+    /// owner for dead.
+    pub fn owns(&self, index: usize, owner: Owner) -> bool {
+        self.slots.get(index).is_some_and(|slot| slot.owner() == Some(owner))
+    }
+
     /// Takes a slot for `owner`, whose allowed mask is `mask`. A process that owns one already (before an exec) gets that
     /// one again, emptied. `reserve` makes the memory of a slot, false if there is none; `is_alive` is asked about owners
     /// only when no slot is free. `None` when there is no room.
+    ///
+    /// A process claims in one thread at a time.
     pub fn claim(
         &self,
         owner: Owner,
@@ -149,30 +193,34 @@ impl Ledger<'_> {
         is_alive: impl Fn(Owner) -> bool,
     ) -> Option<usize> {
         let mine = self.owners().find(|&(_, other)| other == owner).map(|(index, _)| index);
-        let index = mine.or_else(|| self.take_free(owner, &reserve)).or_else(|| {
+        let index = mine.or_else(|| self.take(owner, &reserve)).or_else(|| {
             self.reap(is_alive);
-            self.take_free(owner, &reserve)
+            self.take(owner, &reserve)
         })?;
-        self.masks.get(index)?.store(mask);
+        if let Some(cell) = self.masks.get(index) {
+            cell.store(mask);
+        }
         self.slots.get(index)?.reset(fingerprint, now.wrapping_sub(LATELY_MS + 1));
-        self.keep_in_bound(index);
+        self.include(index);
+        self.drop_others_of(owner, index);
         Some(index)
     }
 
-    fn take_free(&self, owner: Owner, reserve: impl Fn(usize) -> bool) -> Option<usize> {
+    /// Takes the first slot that nobody owns.
+    fn take(&self, owner: Owner, reserve: impl Fn(usize) -> bool) -> Option<usize> {
         for (index, slot) in self.slots.iter().enumerate() {
             // Below the bound the memory is there. Above it, looking is touching.
             if index >= self.bound() && !reserve(index) {
                 return None;
             }
-            let taken = slot.owner.compare_exchange(0, owner.packed(), Ordering::SeqCst, Ordering::Relaxed);
-            if taken.is_ok() {
-                return Some(index);
-            }
-            // A word that can't be an owner's is nobody's.
-            if let Err(word) = taken
-                && Owner::from_packed(word).is_none()
-                && slot.owner.compare_exchange(word, owner.packed(), Ordering::SeqCst, Ordering::Relaxed).is_ok()
+            let word = slot.owner.load(Ordering::SeqCst);
+            let is_free = match Owner::from_packed(word) {
+                None => true, // 0, or a word that can't be an owner's
+                // Above the bound: a thread of ours was claiming when another one called exec.
+                Some(other) if other == owner => return Some(index),
+                Some(_) => false,
+            };
+            if is_free && slot.owner.compare_exchange(word, owner.packed(), Ordering::SeqCst, Ordering::Relaxed).is_ok()
             {
                 return Some(index);
             }
@@ -180,36 +228,62 @@ impl Ledger<'_> {
         None
     }
 
-    /// Raises the bound over `index`, if a race or a kill left it too low.
-    fn keep_in_bound(&self, index: usize) {
-        if self.bound() <= index {
-            self.header.bound.fetch_max(index as u32 + 1, Ordering::SeqCst);
+    /// A process has one slot: gives back what else bears its name.
+    fn drop_others_of(&self, owner: Owner, index: usize) {
+        for (other, _) in self.owners().filter(|&(other, found)| found == owner && other != index) {
+            self.release(other, owner);
         }
     }
 
-    /// Lowers the bound as far as slots are free. Somebody may take one meanwhile, so whoever lowers it looks again, and
-    /// every owner sees to its own slot whenever it [looks](Self::look).
-    fn lower_bound(&self) {
-        let bound = self.bound();
-        let last =
-            |below: usize| self.slots.iter().take(below).rposition(|slot| slot.owner.load(Ordering::SeqCst) != 0);
-        let lower = last(bound).map_or(0, |index| index + 1);
-        let lowered = lower < bound
-            && self
-                .header
-                .bound
-                .compare_exchange(bound as u32, lower as u32, Ordering::SeqCst, Ordering::Relaxed)
-                .is_ok();
-        if lowered && let Some(index) = last(bound) {
-            self.header.bound.fetch_max(index as u32 + 1, Ordering::SeqCst);
+    /// Raises the bound over `index`, which has been taken. Also where it is high enough: a lowering that looked at the
+    /// slot before it was taken fails, because of the count.
+    fn include(&self, index: usize) {
+        let mut word = self.header.bound.load(Ordering::SeqCst);
+        for _ in 0..CAPACITY {
+            let Bound { below, claims } = Bound::from_packed(word);
+            let below = below.clamp(index as u32 + 1, CAPACITY as u32);
+            let next = Bound { below, claims: claims.wrapping_add(1) }.packed();
+            match self.header.bound.compare_exchange(word, next, Ordering::SeqCst, Ordering::SeqCst) {
+                Ok(_) => return,
+                Err(now) => word = now,
+            }
         }
+        // Nobody is that unlucky. Entering and looking see to it again.
+    }
+
+    /// Raises the bound over a slot that the caller owns, if it is too low: only foreign hands can have done that.
+    fn keep_in_bound(&self, index: usize) {
+        if index < self.slots.len() && self.bound() <= index {
+            self.include(index);
+        }
+    }
+
+    /// Lowers the bound as far as slots are free.
+    fn lower_bound(&self) {
+        for _ in 0..TRIES {
+            let word = self.header.bound.load(Ordering::SeqCst);
+            let Bound { below, claims } = Bound::from_packed(word);
+            let last = self.slots.iter().take(below as usize).rposition(|slot| slot.owner().is_some());
+            let lower = last.map_or(0, |index| index as u32 + 1);
+            let next = Bound { below: lower, claims }.packed();
+            if lower == below
+                || self.header.bound.compare_exchange(word, next, Ordering::SeqCst, Ordering::Relaxed).is_ok()
+            {
+                return;
+            }
+        }
+    }
+
+    fn release(&self, index: usize, owner: Owner) -> bool {
+        self.slots.get(index).is_some_and(|slot| {
+            slot.owner.compare_exchange(owner.packed(), 0, Ordering::SeqCst, Ordering::Relaxed).is_ok()
+        })
     }
 
     /// Gives a slot back: its owner leaves, or somebody saw that the owner is dead. Nothing happens if it has another
     /// owner by now.
     pub fn free(&self, index: usize, owner: Owner) -> bool {
-        let Some(slot) = self.slots.get(index) else { return false };
-        let freed = slot.owner.compare_exchange(owner.packed(), 0, Ordering::SeqCst, Ordering::Relaxed).is_ok();
+        let freed = self.release(index, owner);
         if freed {
             self.lower_bound();
             self.signal();
@@ -219,35 +293,49 @@ impl Ledger<'_> {
 
     /// Frees the slots of all owners that `is_alive` says are dead. Returns how many.
     pub fn reap(&self, is_alive: impl Fn(Owner) -> bool) -> usize {
-        self.owners().filter(|&(_, owner)| !is_alive(owner)).filter(|&(index, owner)| self.free(index, owner)).count()
+        let dead = self.owners().filter(|&(_, owner)| !is_alive(owner));
+        let freed = dead.filter(|&(index, owner)| self.release(index, owner)).count();
+        // Also after none: somebody may have died between giving a slot back and this.
+        self.lower_bound();
+        if freed > 0 {
+            self.signal();
+        }
+        freed
     }
 
-    /// One owner that was not heard of for `quiet_ms`, from slot `from` on and round again: it may be dead.
+    /// One owner that was not heard of for `quiet_ms`, from slot `from` on and round again: it may be dead. Those that
+    /// hold threads come first, since only they cost others anything.
     pub fn suspect(&self, me: usize, from: usize, now: u32, quiet_ms: u32) -> Option<(usize, Owner)> {
-        let is_quiet = |&(index, _): &(usize, Owner)| {
-            let seen = self.slots.get(index).map_or(now, |slot| slot.seen.load(Ordering::Relaxed));
-            index != me && now.wrapping_sub(seen) >= quiet_ms
+        let first = |must_hold: bool| {
+            let is_quiet = |&(index, _): &(usize, Owner)| {
+                index != me
+                    && self.slots.get(index).is_some_and(|slot| {
+                        (!must_hold || slot.held() > 0) && idle_ms(slot.seen.load(Ordering::Relaxed), now) >= quiet_ms
+                    })
+            };
+            let after = self.owners().skip_while(|&(index, _)| index < from).find(is_quiet);
+            after.or_else(|| self.owners().find(is_quiet))
         };
-        let after = self.owners().skip_while(|&(index, _)| index < from).find(is_quiet);
-        after.or_else(|| self.owners().find(is_quiet))
+        first(true).or_else(|| first(false))
     }
 
     /// The owner of slot `index` enters a region that runs `threads` and wanted `ask`. Returns whether it was not active
-    /// before: then the others are told, and it has to look at the ledger before it trusts what it saw there earlier.
+    /// before: then the others are told, and what it saw of them earlier is out of date. It also is if the
+    /// [`generation`](Self::generation) changed meanwhile. Of two processes that enter at once, at least one learns it.
     pub fn enter(&self, index: usize, threads: u32, ask: u32, now: u32) -> bool {
         let Some(slot) = self.slots.get(index) else { return false };
-        let held = slot.held.fetch_add(threads, Ordering::Relaxed);
         let seen = slot.seen.load(Ordering::Relaxed);
         if slot.ask.load(Ordering::Relaxed) != ask {
             slot.ask.store(ask, Ordering::Relaxed);
         }
+        let held = slot.held.fetch_add(threads, Ordering::SeqCst);
         if seen != now {
             slot.seen.store(now, Ordering::Relaxed);
         }
-        let was_idle = held == 0 && now.wrapping_sub(seen) > LATELY_MS;
+        // Half of what the others go by, as some time goes by between the clock and the count.
+        let was_idle = held == 0 && idle_ms(seen, now) > LATELY_MS / 2;
         if was_idle {
-            // Of two processes that become active at once, at least one sees the other: each shows itself before it looks.
-            fence(Ordering::SeqCst);
+            self.keep_in_bound(index);
             self.signal();
         }
         was_idle
@@ -256,23 +344,24 @@ impl Ledger<'_> {
     /// The owner of slot `index` leaves a region that ran `threads`.
     pub fn leave(&self, index: usize, threads: u32, now: u32) {
         let Some(slot) = self.slots.get(index) else { return };
-        slot.held.fetch_sub(threads, Ordering::Relaxed);
+        // First, so that nobody finds a slot that holds nothing and was last heard of when the region began.
         if slot.seen.load(Ordering::Relaxed) != now {
             slot.seen.store(now, Ordering::Relaxed);
         }
+        slot.give_back(threads);
     }
 
     /// Gives the threads of a region that has just been entered back, but for `threads`: the ledger was looked at in
     /// between.
     pub fn shrink(&self, index: usize, from: u32, threads: u32) {
         if let Some(slot) = self.slots.get(index) {
-            slot.held.fetch_sub(from.saturating_sub(threads), Ordering::Relaxed);
+            slot.give_back(from.saturating_sub(threads));
         }
     }
 
     /// Compute threads that the owner of slot `index` runs now.
     pub fn held(&self, index: usize) -> u32 {
-        self.slots.get(index).map_or(0, |slot| slot.held.load(Ordering::Relaxed))
+        self.slots.get(index).map_or(0, Slot::held)
     }
 
     /// Notes the start share of the owner of slot `index`.
@@ -292,25 +381,29 @@ impl Ledger<'_> {
 
     /// What all others claim, as it concerns `me`.
     pub fn look<'a>(&'a self, me: Me<'a>, now: u32) -> impl Iterator<Item = Claim> + Clone + 'a {
-        if me.index < self.slots.len() {
-            self.keep_in_bound(me.index);
-        }
-        self.used().filter_map(move |(index, slot)| {
-            if index == me.index || slot.owner.load(Ordering::SeqCst) == 0 {
+        self.keep_in_bound(me.index);
+        let myself = self.slots.get(me.index).and_then(Slot::owner);
+        self.owners().filter_map(move |(index, owner)| {
+            if index == me.index {
                 return None;
             }
-            let held = slot.held.load(Ordering::SeqCst);
-            let idle_ms = now.wrapping_sub(slot.seen.load(Ordering::Relaxed));
-            let idle_ms = if idle_ms > u32::MAX / 2 { 0 } else { idle_ms }; // it was a moment ahead of us
+            if Some(owner) == myself {
+                // Left by a thread of ours that was claiming when another one called exec.
+                self.release(index, owner);
+                return None;
+            }
+            let slot = self.slots.get(index)?;
+            // Before `seen`, which is written before the last thread is given back.
+            let held = slot.held();
+            let idle_ms = idle_ms(slot.seen.load(Ordering::Relaxed), now);
             let is_active = held > 0 || idle_ms <= LATELY_MS;
             let same = slot.mask.load(Ordering::Acquire) == me.fingerprint;
             let weight = match (self.masks.get(index), me.mask) {
-                _ if same || !is_active => 256,
-                (Some(cell), Some(mine)) => cell.weight(mine),
-                _ => 256,
+                (Some(cell), Some(mine)) if is_active && !same => cell.weight(mine),
+                _ => WHOLE,
             };
             Some(Claim {
-                ask: slot.ask.load(Ordering::Relaxed),
+                ask: slot.ask.load(Ordering::Relaxed).min(MOST_THREADS),
                 held,
                 in_region: held > 0,
                 idle_ms,

@@ -1,7 +1,9 @@
 //! One process's line of the ledger.
 
+use super::MOST_THREADS;
 use crate::atomics::{AtomicU32, AtomicU64, Ordering};
 use crate::cpumask::SparseMask;
+use crate::share::WHOLE;
 use core::num::NonZeroU64;
 
 /// A process that may own a slot: its number and when it started, so that a process that gets the number of a dead one
@@ -55,7 +57,7 @@ pub struct Slot {
     pub(super) mask: AtomicU64,
     /// Compute threads that run in the owner's regions now.
     pub(super) held: AtomicU32,
-    /// The most threads that one of its regions lately wanted.
+    /// Threads that the region it entered last wanted.
     pub(super) ask: AtomicU32,
     /// When it last entered or left a region, in milliseconds of the monotonic clock, wrapping.
     pub(super) seen: AtomicU32,
@@ -66,6 +68,19 @@ pub struct Slot {
 impl Slot {
     pub(super) fn owner(&self) -> Option<Owner> {
         Owner::from_packed(self.owner.load(Ordering::SeqCst))
+    }
+
+    /// Compute threads that the owner runs; at most [`MOST_THREADS`] are believed.
+    pub(super) fn held(&self) -> u32 {
+        self.held.load(Ordering::SeqCst).min(MOST_THREADS)
+    }
+
+    /// The owner runs `threads` less.
+    pub(super) fn give_back(&self, threads: u32) {
+        // It never held so many if somebody else wrote there, and then it must not seem to hold the rest for ever.
+        if self.held.fetch_sub(threads, Ordering::Release) < threads {
+            self.held.store(0, Ordering::Relaxed);
+        }
     }
 
     /// What a new owner starts with. `seen` lies so far back that it is not active.
@@ -104,18 +119,21 @@ impl MaskCell {
         }
     }
 
-    /// The part of this mask's CPUs that are in `mine`, of 256; all of them if it says nothing. A mask that is being
+    /// The part of this mask's CPUs that are in `mine`, of [`WHOLE`]; all of them if it says nothing. A mask that is being
     /// written gives some answer, which the next look corrects.
     pub(super) fn weight(&self, mine: &SparseMask) -> u16 {
         let [low, high] = self.places.each_ref().map(|half| half.load(Ordering::Relaxed));
         let (mut all, mut common) = (0_u32, 0_u32);
         for (entry, cell) in self.words.iter().enumerate() {
             let word = cell.load(Ordering::Relaxed);
+            if word == 0 {
+                continue;
+            }
             let half = if entry < 8 { low } else { high };
             let place = (half >> (entry % 8 * 8) & 0xff) as usize;
             all += word.count_ones();
             common += (word & mine.word(place)).count_ones();
         }
-        if all == 0 { 256 } else { (common * 256 / all) as u16 }
+        (common * u32::from(WHOLE)).checked_div(all).map_or(WHOLE, |part| part as u16)
     }
 }

@@ -1,7 +1,8 @@
 //! Which processes share a budget: the name of the ledger's file.
 //!
-//! The name holds the layout's number, the user, and a hash of the job (or of the process tree) and of the space of
-//! process numbers: a container that shares `/dev/shm` but counts processes anew must not judge ours by their numbers.
+//! The name holds the layout's number, the user, and a hash of the job (or of the process tree) and of the spaces of
+//! process numbers and of time: a container that shares `/dev/shm` but counts processes or the time anew must not judge
+//! ours by their numbers and starts.
 //! The allowed mask is no part of it. Processes of one job with different masks are in one ledger, and each counts the
 //! others by how far their masks overlap with its own.
 
@@ -42,8 +43,10 @@ pub(super) fn ledger_path() -> Text<96> {
             hash.add(&root_of_tree().to_le_bytes());
         }
     }
-    if let Ok(space) = sys::stat_path(c"/proc/self/ns/pid") {
-        hash.add(&space.st_ino.to_le_bytes());
+    for space in [c"/proc/self/ns/pid", c"/proc/self/ns/time"] {
+        if let Ok(space) = sys::stat_path(space) {
+            hash.add(&space.st_ino.to_le_bytes());
+        }
     }
     let mut text = Text::new();
     // A `Text` takes everything; this is far shorter.

@@ -3,15 +3,28 @@
 use crate::sys;
 use core::ffi::CStr;
 use knlfix_core::files::Files;
+use libc::c_int;
 
 /// The files of this node.
 pub(super) struct Kernel;
 
+/// A descriptor of our own.
+pub(super) struct Open(c_int);
+
 impl Files for Kernel {
-    fn read_at(&self, path: &CStr, offset: u64, buffer: &mut [u8]) -> Option<usize> {
-        let fd = sys::open(path, libc::O_RDONLY).ok()?;
-        let read = sys::read_at(fd, offset, buffer);
-        sys::close(fd);
-        read.ok()
+    type File = Open;
+
+    fn open(&self, path: &CStr) -> Option<Open> {
+        sys::open(path, libc::O_RDONLY).ok().map(Open)
+    }
+
+    fn read(&self, file: &Open, offset: u64, buffer: &mut [u8]) -> Option<usize> {
+        sys::read_at(file.0, offset, buffer).ok()
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        sys::close(self.0);
     }
 }

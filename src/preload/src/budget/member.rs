@@ -16,6 +16,8 @@ use knlfix_core::share::{self, REFRESH_MS, Share};
 
 /// A process that could not join tries again after this time.
 const AGAIN_MS: u32 = 1000;
+/// With more slots than this in use, a process looks once in a tick of the clock at most.
+const FEW: usize = 32;
 /// The allowed mask and the cgroup's quota may change; they are read again after this time.
 const SIZE_AGAIN_MS: u32 = 1000;
 /// An owner that was not heard of for this long may be dead. One such is looked at in this time.
@@ -136,11 +138,13 @@ impl Member {
         let now = now();
         let (ledger, index) = (self.ledger(), self.index());
         let threads = self.grant(ask, self.look(now), ledger.held(index));
-        if !ledger.enter(index, threads, ask, now) {
+        let was_idle = ledger.enter(index, threads, ask, now);
+        // Only now do the others see us: if anything changed since we looked at them, that look does not count.
+        if !was_idle && self.generation.load(Ordering::Relaxed) == ledger.generation() {
             return threads;
         }
-        // Seen by the others only now: what we saw of them before does not count.
-        let again = self.grant(ask, self.look_again(now), 0).min(threads);
+        let others_of_ours = ledger.held(index).saturating_sub(threads);
+        let again = self.grant(ask, self.look_again(now), others_of_ours).min(threads);
         ledger.shrink(index, threads, again);
         again
     }
@@ -166,9 +170,10 @@ impl Member {
 
     #[inline]
     fn look(&self, now: u32) -> Seen {
+        // The generation is written after what was seen at it.
+        let generation = self.generation.load(Ordering::Acquire);
         let seen = Seen::unpack(self.seen.load(Ordering::Relaxed));
-        let is_fresh = now.wrapping_sub(seen.at) < REFRESH_MS
-            && self.generation.load(Ordering::Relaxed) == self.ledger().generation();
+        let is_fresh = now.wrapping_sub(seen.at) < REFRESH_MS && generation == self.ledger().generation();
         if is_fresh { seen } else { self.look_again(now) }
     }
 
@@ -176,14 +181,17 @@ impl Member {
     #[inline(never)]
     fn look_again(&self, now: u32) -> Seen {
         let ledger = self.ledger();
-        self.generation.store(ledger.generation(), Ordering::Relaxed);
-        let is_ours = self.is_busy.compare_exchange(false, true, Ordering::Acquire, Ordering::Relaxed).is_ok();
-        if !is_ours {
-            return Seen::unpack(self.seen.load(Ordering::Relaxed));
+        let before = Seen::unpack(self.seen.load(Ordering::Relaxed));
+        // With many processes a look takes some microseconds, and their comings and goings never end.
+        let is_dear = ledger.bound() > FEW && before.at == now;
+        if is_dear || self.is_busy.compare_exchange(false, true, Ordering::Acquire, Ordering::Relaxed).is_err() {
+            return before;
         }
         if now.wrapping_sub(self.sized.load(Ordering::Relaxed)) >= SIZE_AGAIN_MS {
             self.size_up(now);
+            self.keep_slot(ledger, now);
         }
+        let generation = ledger.generation();
         // SAFETY: we hold `is_busy`.
         let mask = unsafe { (*self.mask.get()).as_ref() };
         let me = Me { index: self.index(), fingerprint: self.fingerprint.load(Ordering::Relaxed), mask };
@@ -192,13 +200,31 @@ impl Member {
         if crowded {
             self.suspect_one(ledger, now);
         }
-        self.is_busy.store(false, Ordering::Release);
         let seen = Seen { at: now, threads, crowded };
-        let before = Seen::unpack(self.seen.swap(seen.pack(), Ordering::Relaxed));
+        self.seen.store(seen.pack(), Ordering::Relaxed);
+        self.generation.store(generation, Ordering::Release);
+        self.is_busy.store(false, Ordering::Release);
         if before.crowded != crowded || crowded && before.threads != threads {
             tell_share(seen, self.budget.load(Ordering::Relaxed));
         }
         seen
+    }
+
+    /// Takes a slot again if somebody took us for dead. The caller holds `is_busy`.
+    fn keep_slot(&self, ledger: Ledger<'static>, now: u32) {
+        // SAFETY: it was joined, and nobody writes it after that.
+        let Some(owner) = (unsafe { *self.owner.get() }) else { return };
+        if ledger.owns(self.index(), owner) {
+            return;
+        }
+        // SAFETY: we hold `is_busy`.
+        let mask = unsafe { (*self.mask.get()).as_ref() };
+        let fingerprint = self.fingerprint.load(Ordering::Relaxed);
+        // Memory that was never made is not touched.
+        let reserve = |index| index < ledger.bound();
+        if let Some(index) = ledger.claim(owner, fingerprint, mask, now, reserve, process::is_alive) {
+            self.index.store(index as u32, Ordering::Relaxed);
+        }
     }
 
     /// Reads the allowed mask and the budget. The caller holds `is_busy`, or is joining.
@@ -253,8 +279,18 @@ pub(super) fn active_elsewhere(mask: &CpuMask) -> u32 {
     };
     let sparse = sparse(mask);
     let index = Member::joined().map_or(usize::MAX, Member::index);
+    let now = now();
+    // Who was killed in a region seems to be in it still.
+    let mut from = 0;
+    for _ in 0..MOST_AT_ONCE {
+        let Some((suspect, owner)) = ledger.suspect(index, from, now, QUIET_MS) else { break };
+        from = suspect + 1;
+        if !process::is_alive(owner) {
+            ledger.free(suspect, owner);
+        }
+    }
     let me = Me { index, fingerprint: mask.fingerprint(), mask: sparse.as_ref() };
-    ledger.look(me, now()).filter(share::Claim::is_active).count() as u32
+    ledger.look(me, now).filter(share::Claim::is_active).count() as u32
 }
 
 /// The mask as the ledger keeps it.
@@ -398,7 +434,9 @@ extern "C" fn at_exit() {
     }
     let path = domain::ledger_path();
     let path = process::c_path(&path);
-    if let Ok(file) = segment::Locked::open(path, false) {
+    if let Ok(file) = segment::Locked::open(path, false)
+        && file.is_mapped()
+    {
         file.remove_if_empty(path, ledger);
     }
 }

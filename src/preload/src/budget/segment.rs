@@ -97,7 +97,7 @@ impl Locked {
         // Where a file system can't promise room, a full one would kill us.
         sys::allocate(self.fd, layout::HEADER).map_err(failed("fallocate"))?;
         let known = BASE.load(Ordering::Acquire);
-        let base = if known != 0 && FILE.load(Ordering::Acquire) == self.stat.st_ino {
+        let base = if known != 0 && self.is_mapped() {
             known as *mut u8
         } else {
             let base = sys::map(Some(self.fd), layout::SIZE).map_err(failed("mmap"))?;
@@ -112,6 +112,11 @@ impl Locked {
             ledger.create();
         }
         Ok(ledger)
+    }
+
+    /// Whether it is the file that this process has mapped.
+    pub(super) fn is_mapped(&self) -> bool {
+        FILE.load(Ordering::Acquire) == self.stat.st_ino
     }
 
     /// Makes room for the slot `index`.
