@@ -21,15 +21,27 @@ struct Sym {
     size: u64,
 }
 
+#[repr(C)]
+struct Rela {
+    offset: usize,
+    info: u64,
+    addend: i64,
+}
+
 const DT_NULL: i64 = 0;
+const DT_PLTRELSZ: i64 = 2;
 const DT_HASH: i64 = 4;
 const DT_STRTAB: i64 = 5;
 const DT_SYMTAB: i64 = 6;
+const DT_RELA: i64 = 7;
+const DT_RELASZ: i64 = 8;
 const DT_STRSZ: i64 = 10;
 const DT_SONAME: i64 = 14;
 const DT_DEBUG: i64 = 21;
+const DT_JMPREL: i64 = 23;
 const DT_GNU_HASH: i64 = 0x6fff_fef5;
 const DT_VERSYM: i64 = 0x6fff_fff0;
+const DT_RELACOUNT: i64 = 0x6fff_fff9;
 
 const STT_FUNC: u8 = 2;
 const VERSION_HIDDEN: u16 = 0x8000;
@@ -51,10 +63,44 @@ pub(crate) unsafe fn debug_entry(dynamic: *const core::ffi::c_void) -> Option<us
     }
 }
 
+/// The values of these entries of a dynamic section, 0 where there is none.
+///
+/// # Safety
+/// `dynamic` must be a dynamic section, or null.
+unsafe fn entries<const N: usize>(dynamic: *const core::ffi::c_void, tags: [i64; N]) -> Option<[usize; N]> {
+    let mut found = [0; N];
+    let mut entry = dynamic.cast::<Dyn>();
+    if entry.is_null() {
+        return None;
+    }
+    loop {
+        // SAFETY: a dynamic section goes on to its DT_NULL entry.
+        let (tag, value) = unsafe { ((*entry).tag, (*entry).value) };
+        if tag == DT_NULL {
+            return Some(found);
+        }
+        for (slot, _) in found.iter_mut().zip(tags).filter(|&(_, wanted)| wanted == tag) {
+            *slot = value;
+        }
+        // SAFETY: not DT_NULL yet, so there is another.
+        entry = unsafe { entry.add(1) };
+    }
+}
+
+/// The address in an entry: glibc relocates it in place, except in a read-only dynamic section (the vDSO's).
+const fn relocated(base: usize, value: usize) -> usize {
+    match value {
+        0 => 0,
+        low if low < base => base + low,
+        absolute => absolute,
+    }
+}
+
 /// The dynamic section of an object that is loaded.
 #[derive(Clone, Copy)]
 pub(crate) struct Object {
     base: usize,
+    dynamic: *const core::ffi::c_void,
     symbols: *const Sym,
     strings: *const u8,
     strings_len: usize,
@@ -81,40 +127,13 @@ impl Object {
     /// `dynamic` must be the dynamic section of an object that the loader has mapped at `base`, and the object must
     /// stay mapped while the result is in use.
     pub(crate) unsafe fn at(base: usize, dynamic: *const core::ffi::c_void) -> Option<Self> {
-        let mut found = [0_usize; 7];
-        let mut entry = dynamic.cast::<Dyn>();
-        if entry.is_null() {
-            return None;
-        }
-        loop {
-            // SAFETY: a dynamic section goes on to its DT_NULL entry.
-            let (tag, value) = unsafe { ((*entry).tag, (*entry).value) };
-            let slot = match tag {
-                DT_NULL => break,
-                DT_SYMTAB => 0,
-                DT_STRTAB => 1,
-                DT_STRSZ => 2,
-                DT_VERSYM => 3,
-                DT_GNU_HASH => 4,
-                DT_HASH => 5,
-                DT_SONAME => 6,
-                _ => 7,
-            };
-            if let Some(slot) = found.get_mut(slot) {
-                *slot = value;
-            }
-            // SAFETY: not DT_NULL yet, so there is another.
-            entry = unsafe { entry.add(1) };
-        }
-        let [symbols, strings, strings_len, versions, gnu_hash, hash, soname] = found;
-        // glibc relocates these entries in place, except in a read-only dynamic section (the vDSO's).
-        let address = |value: usize| match value {
-            0 => 0,
-            low if low < base => base + low,
-            absolute => absolute,
-        };
+        let tags = [DT_SYMTAB, DT_STRTAB, DT_STRSZ, DT_VERSYM, DT_GNU_HASH, DT_HASH, DT_SONAME];
+        // SAFETY: the caller's promise.
+        let [symbols, strings, strings_len, versions, gnu_hash, hash, soname] = unsafe { entries(dynamic, tags) }?;
+        let address = |value| relocated(base, value);
         (symbols != 0 && strings != 0 && (gnu_hash != 0 || hash != 0)).then(|| Self {
             base,
+            dynamic,
             symbols: address(symbols) as *const Sym,
             strings: address(strings) as *const u8,
             strings_len,
@@ -156,8 +175,27 @@ impl Object {
         Some(self.base + self.symbol(index).value)
     }
 
+    /// Whether the object takes one of these names from another. Its relocations say so: the symbol table of a program
+    /// that defines nothing for others does not tell its own length.
+    pub(crate) fn imports(&self, names: &[&CStr]) -> bool {
+        let tags = [DT_JMPREL, DT_PLTRELSZ, DT_RELA, DT_RELASZ, DT_RELACOUNT];
+        // SAFETY: this object's own.
+        let Some([calls, calls_size, others, others_size, nameless]) = (unsafe { entries(self.dynamic, tags) }) else {
+            return false;
+        };
+        // The relocations that name no symbol come first.
+        [(calls, calls_size, 0), (others, others_size, nameless)].into_iter().any(|(table, size, skipped)| {
+            let table = relocated(self.base, table) as *const Rela;
+            (skipped..size / size_of::<Rela>()).any(|at| {
+                // SAFETY: so many relocations are there.
+                let symbol = self.symbol(unsafe { (*table.add(at)).info >> 32 } as usize);
+                symbol.section == 0 && names.contains(&self.string(symbol.name as usize))
+            })
+        })
+    }
+
     fn symbol(&self, index: usize) -> &Sym {
-        // SAFETY: indices come from the object's own hash table.
+        // SAFETY: indices come from the object's own hash table or relocations.
         unsafe { &*self.symbols.add(index) }
     }
 

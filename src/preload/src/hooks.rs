@@ -35,10 +35,12 @@ macro_rules! with_stack {
         #[unsafe(no_mangle)]
         #[unsafe(naked)]
         unsafe extern "C" fn $name() {
-            naked_asm!(concat!("mov ", $register, ", rsp"), "jmp {inner}", inner = sym $inner)
+            core::arch::naked_asm!(concat!("mov ", $register, ", rsp"), "jmp {inner}", inner = sym $inner)
         }
     };
 }
+
+pub(crate) use with_stack;
 
 const fn site(call: Call, stack: *const usize) -> Site {
     // SAFETY: the hooks' assembly passes the stack pointer they were entered with.
@@ -414,12 +416,14 @@ unsafe extern "C" fn on_pthread_create(
     argument: Any,
     stack: *const usize,
 ) -> c_int {
-    if !state::active() {
+    let error = if state::active() {
         // SAFETY: the caller's own call.
-        return unsafe { next::pthread_create()(thread, attr, start, argument) };
-    }
-    // SAFETY: the caller's own call.
-    unsafe { thread::pthread_create(thread, attr, start, argument, site(Call::PthreadCreate, stack)) }
+        unsafe { thread::pthread_create(thread, attr, start, argument, site(Call::PthreadCreate, stack)) }
+    } else {
+        // SAFETY: the caller's own call.
+        unsafe { next::pthread_create()(thread, attr, start, argument) }
+    };
+    if error != 0 && budget::ballast_is_calling() { 0 } else { error }
 }
 
 #[unsafe(no_mangle)]

@@ -122,6 +122,10 @@ next! {
     CLONE = clone(start: Option<CloneStart>, stack: Any, flags: c_int, arg: Any, tid: Any, tls: Any, child: Any) -> c_int,
         else no_such_call();
     PTHREAD_CREATE = pthread_create(thread: Any, attr: Any, start: Start, arg: Any) -> c_int, else libc::EAGAIN;
+    PTHREAD_ATTR_INIT = pthread_attr_init(attr: Any) -> c_int, else libc::ENOSYS;
+    PTHREAD_ATTR_SETSTACKSIZE = pthread_attr_setstacksize(attr: Any, size: size_t) -> c_int, else libc::ENOSYS;
+    PTHREAD_ATTR_SETDETACHSTATE = pthread_attr_setdetachstate(attr: Any, state: c_int) -> c_int, else libc::ENOSYS;
+    PTHREAD_GETSPECIFIC = pthread_getspecific(key: u32) -> Any, else core::ptr::null_mut();
     THRD_CREATE = thrd_create(thread: Any, start: Start, arg: Any) -> c_int, else 2; // thrd_error
     TIMER_CREATE = timer_create(clock: c_int, event: Any, timer: Any) -> c_int, else no_such_call();
     MQ_NOTIFY = mq_notify(queue: c_int, event: Any) -> c_int, else no_such_call();

@@ -4,6 +4,7 @@
 use core::arch::asm;
 use core::ffi::CStr;
 use core::mem::MaybeUninit;
+use core::sync::atomic::AtomicU32;
 use knlfix_core::cpumask::{self, BYTES, CpuMask, SparseMask};
 use knlfix_core::pins::Thread;
 use libc::{c_int, c_long};
@@ -283,4 +284,41 @@ pub(crate) fn is_there(pid: c_int) -> bool {
 pub(crate) fn user() -> u32 {
     // SAFETY: takes no arguments.
     unsafe { call(libc::SYS_geteuid, []) }.unwrap_or(0) as u32
+}
+
+// For the ballast: a thread that sleeps.
+
+/// Blocks all signals of the calling thread, and returns those that were blocked. But for libc's own two: `setuid()`
+/// waits until every thread has handled one.
+pub(crate) fn block_signals() -> u64 {
+    const LIBCS: u64 = 0b11 << 31;
+    let (all, mut before) = (!LIBCS, 0_u64);
+    let args = [libc::SIG_BLOCK as usize, (&raw const all) as usize, (&raw mut before) as usize, size_of::<u64>()];
+    // SAFETY: two sets of the kernel's size.
+    let _ = unsafe { call(libc::SYS_rt_sigprocmask, args) };
+    before
+}
+
+/// Blocks just these signals of the calling thread.
+pub(crate) fn set_blocked_signals(set: u64) {
+    let args = [libc::SIG_SETMASK as usize, (&raw const set) as usize, 0, size_of::<u64>()];
+    // SAFETY: a set of the kernel's size.
+    let _ = unsafe { call(libc::SYS_rt_sigprocmask, args) };
+}
+
+/// Sleeps while `word` is `value`, at most so many seconds. Returns whether they have gone by.
+pub(crate) fn sleep_while(word: &AtomicU32, value: u32, seconds: i64) -> bool {
+    let time = libc::timespec { tv_sec: seconds, tv_nsec: 0 };
+    let operation = libc::FUTEX_WAIT | libc::FUTEX_PRIVATE_FLAG;
+    let args = [word.as_ptr() as usize, operation as usize, value as usize, (&raw const time) as usize];
+    // SAFETY: a word and a time to read.
+    let slept = unsafe { call(libc::SYS_futex, args) };
+    slept == Err(libc::ETIMEDOUT)
+}
+
+/// Wakes the thread that sleeps on `word`.
+pub(crate) fn wake(word: &AtomicU32) {
+    let operation = libc::FUTEX_WAKE | libc::FUTEX_PRIVATE_FLAG;
+    // SAFETY: the address is only a name.
+    let _ = unsafe { call(libc::SYS_futex, [word.as_ptr() as usize, operation as usize, 1]) };
 }

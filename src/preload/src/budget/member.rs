@@ -12,7 +12,7 @@ use core::cell::UnsafeCell;
 use core::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use knlfix_core::cpumask::{BYTES, CpuMask, SparseMask};
 use knlfix_core::ledger::{Ledger, Me, Owner};
-use knlfix_core::share::{self, REFRESH_MS, Share};
+use knlfix_core::share::{self, Held, REFRESH_MS, Share};
 
 /// A process that could not join tries again after this time.
 const AGAIN_MS: u32 = 1000;
@@ -135,7 +135,11 @@ impl Member {
     }
 
     pub(super) fn enter(&self, ask: u32) -> u32 {
-        let now = now();
+        self.enter_at(ask, now())
+    }
+
+    #[inline]
+    fn enter_at(&self, ask: u32, now: u32) -> u32 {
         let (ledger, index) = (self.ledger(), self.index());
         let threads = self.grant(ask, self.look(now), ledger.held(index));
         let was_idle = ledger.enter(index, threads, ask, now);
@@ -147,6 +151,30 @@ impl Member {
         let again = self.grant(ask, self.look_again(now), others_of_ours).min(threads);
         ledger.shrink(index, threads, again);
         again
+    }
+
+    /// As [`enter`](Self::enter), for a runtime whose team of `held` threads is dear to change.
+    pub(super) fn enter_held(&self, ask: u32, held: &AtomicU64) -> u32 {
+        let now = now();
+        let share = self.enter_at(ask, now);
+        let before = held.load(Ordering::Relaxed);
+        let mut team = Held::from_bits(before);
+        let threads = team.next(share, ask, now);
+        if team.bits() != before {
+            held.store(team.bits(), Ordering::Relaxed);
+        }
+        if threads > share {
+            self.ledger().enter(self.index(), threads - share, ask, now);
+        } else {
+            self.ledger().shrink(self.index(), share, threads);
+        }
+        threads
+    }
+
+    /// Whether regions of `count` threads are more than our share.
+    pub(super) fn is_squeezed(&self, count: u32) -> bool {
+        let seen = self.look(now());
+        seen.crowded && seen.threads < count
     }
 
     pub(super) fn enter_fixed(&self, count: u32) {

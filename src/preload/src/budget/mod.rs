@@ -10,17 +10,22 @@
 //!
 //! What is never touched: an explicit number of threads, and what a program is told about the most it can have.
 
+mod ballast;
 mod domain;
 mod files;
+mod forked;
+mod libgomp;
 mod member;
 mod process;
 pub(crate) mod resolve;
 mod segment;
 mod start;
 
+pub(crate) use ballast::is_calling as ballast_is_calling;
 pub(crate) use start::{narrow_answer, narrow_count, start_share};
 
 use crate::state;
+use core::sync::atomic::AtomicU64;
 use knlfix_core::budget::Setting;
 use knlfix_core::config::{Sharing, Wait};
 use member::Member;
@@ -83,6 +88,16 @@ pub(crate) fn enter(ask: u32) -> Region {
     }
 }
 
+/// Enters a region of a runtime that pays for every change of its team but one to a single thread and back; `held`
+/// keeps the team's size. For a moment after the share has shrunk it may get more.
+pub(crate) fn enter_held(ask: u32, held: &AtomicU64) -> Region {
+    let ask = ask.max(1);
+    match Member::here() {
+        Some(member) => Region { threads: member.enter_held(ask, held), process: member.process() },
+        None => Region::unknown(ask),
+    }
+}
+
 /// Enters a region that runs `count` threads whatever we say.
 pub(crate) fn enter_fixed(count: u32) -> Region {
     let count = count.max(1);
@@ -114,6 +129,12 @@ pub(crate) fn share(ask: u32) -> u32 {
 /// Whether other processes of the domain are active, so that threads had better sleep than spin.
 pub(crate) fn crowded() -> bool {
     state::config().wait == Wait::Auto && Member::here().is_some_and(Member::is_crowded)
+}
+
+/// Whether regions of `count` threads are more than this process's share, so that their threads had better sleep than
+/// spin.
+pub(crate) fn is_squeezed(count: u32) -> bool {
+    state::config().wait == Wait::Auto && Member::here().is_some_and(|member| member.is_squeezed(count))
 }
 
 /// What a library at its default asks for: the allowed CPUs.
