@@ -23,6 +23,7 @@ class Regions:
     """The probe, running."""
 
     def __init__(self, command, environment, **options):
+        self.ledgers = set()
         self.process = subprocess.Popen([str(part) for part in command], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                                         stderr=subprocess.PIPE, text=True, env=environment, **options)
 
@@ -33,6 +34,7 @@ class Regions:
     def hear(self):
         answer = self.process.stdout.readline().strip()
         assert answer, f"the program ended: {self.process.wait()}, {self.process.stderr.read()}"
+        self.ledgers |= mapped_ledgers(self.process.pid)
         return answer
 
     def ask(self, line):
@@ -64,7 +66,6 @@ class Domain:
         self.job = f"knlfix-test-{os.getpid()}-{Domain.count}"
         self.so, self.program, self.environment = so, program, environment
         self.started = []
-        self.before = set(ledgers())
 
     def start(self, *prefix, job=None, preload=None, options=None, **environment):
         preload = str(self.so) if preload is None else preload
@@ -76,8 +77,8 @@ class Domain:
         return regions
 
     def ledgers(self):
-        """The ledgers that are there since this domain began."""
-        return sorted(set(ledgers()) - self.before)
+        """The ledgers that its processes have or had mapped, as far as they are still there."""
+        return sorted({ledger for regions in self.started for ledger in regions.ledgers if ledger.exists()})
 
     def end(self):
         for regions in self.started:
@@ -89,8 +90,13 @@ class Domain:
                 ledger.unlink()
 
 
-def ledgers():
-    return SHM.glob(f"knlfix-*-{os.geteuid()}-*")
+def mapped_ledgers(pid):
+    try:
+        lines = pathlib.Path(f"/proc/{pid}/maps").read_text().splitlines()
+    except FileNotFoundError:
+        return set()
+    paths = {line.split(maxsplit=5)[-1] for line in lines if f"{SHM}/knlfix-" in line}
+    return {pathlib.Path(path) for path in paths if not path.endswith(" (deleted)")}
 
 
 def until(true, seconds=10):

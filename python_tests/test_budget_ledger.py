@@ -21,7 +21,7 @@ def regions(tmp_path_factory):
 
 @pytest.fixture
 def domain(so, regions):
-    domain = Domain(so, regions, OMP_NUM_THREADS="", KNLFIX_LOG="warn")
+    domain = Domain(so, regions, KNLFIX_LOG="warn")
     yield domain
     domain.end()
 
@@ -102,14 +102,14 @@ def test_a_forked_child_is_a_member_of_its_own(domain, knlfix):
     parent.once()  # the child
     assert f"{domain.ledgers()[0]}: in use by 2 processes\n" in knlfix("gc", "--dry-run")
     assert parent.ask("quit") == "child ended 0"
-    assert parent.once() == CPUS
+    until(lambda: parent.once() == CPUS)
 
 
 def test_a_program_that_execs_keeps_one_slot(domain, knlfix):
     program = domain.start()
     for _ in range(3):
         program.once()
-        program.say("exec")
+        assert program.ask("exec") == "again"
     assert program.once() == CPUS
     assert f"{domain.ledgers()[0]}: in use by 1 process\n" in knlfix("gc", "--dry-run")
 
@@ -161,8 +161,26 @@ def test_the_budget_holds_for_a_lone_process_too(domain, budget, team):
 def test_every_switch_turns_it_off(domain, switch):
     name, value = switch.split("=")
     holder, other = domain.start(), domain.start(**{name: value})
+    other.once()  # so that it does not start while the holder is active
     holder.ask("hold")
     assert other.teams(50) == (CPUS, CPUS)
+
+
+@pytest.mark.parametrize("sharing, told", [("dynamic", CPUS // 2), ("static", CPUS // 2), ("off", CPUS)])
+def test_who_starts_while_another_is_active_hears_its_share(domain, sharing, told):
+    holder = domain.start()
+    holder.ask("hold")
+    other = domain.start(KNLFIX_SHARING=sharing)
+    assert other.once() == told
+    # And for good: what it made of the answer stays.
+    holder.process.kill()
+    until(lambda: other.teams(20) == (told, told))
+
+
+def test_a_governor_that_is_off_tells_its_runtime_the_whole(domain):
+    holder = domain.start()
+    holder.ask("hold")
+    assert domain.start(KNLFIX_LIBGOMP="off").once() == CPUS
 
 
 def fill_with_zeros(path):
@@ -209,6 +227,7 @@ def test_a_broken_ledger_breaks_nobody(domain, damage):
 
 def make_short(path):
     path.write_bytes(b"knlfix")
+    path.chmod(0o600)
 
 
 def make_public(path):

@@ -81,7 +81,7 @@ def xgboost_group():
 def numba_group():
     import numba
 
-    @numba.njit(parallel=True)
+    @numba.njit(parallel=True, cache=True)
     def rows(values):
         out = numpy.zeros(values.shape[0])
         for row in numba.prange(values.shape[0]):
@@ -89,7 +89,7 @@ def numba_group():
                 out[row] += numpy.sin(value) * value
         return out
 
-    @numba.njit(parallel=True)
+    @numba.njit(parallel=True, cache=True)
     def whole(values):
         total, count = 0.0, 0
         for i in numba.prange(values.size):

@@ -10,6 +10,7 @@
 //! and only if the environment asks for pins; MKL through `syscall()`. libgomp and MKL pass masks of the kernel's size,
 //! not whole `cpu_set_t`s. Any other call from such an object is the user's.
 
+use crate::budget::Governor;
 use crate::dso::Dso;
 use crate::runtimes;
 use crate::site::{Call, Site};
@@ -62,18 +63,19 @@ pub(crate) fn who_asks(site: Site) -> Caller {
     who(site, None)
 }
 
-/// Whether whoever called from `site` asks for the CPUs only to count them: OpenBLAS, and libgomp where it does not pin.
-/// Other runtimes set masks that they made of the answer.
-pub(crate) fn only_counts(site: Site) -> bool {
-    let Some((dso, address)) = site.caller() else { return false };
-    let Some(object) = &dso.object else { return false };
+/// The governor of whoever called from `site`, if it asks for the CPUs only to count them: OpenBLAS, and libgomp where it
+/// does not pin. Other runtimes set masks that they made of the answer.
+pub(crate) fn who_only_counts(site: Site) -> Option<Governor> {
+    let (dso, address) = site.caller()?;
+    let object = dso.object.as_ref()?;
     match kind(&dso, site.call, address, None) {
-        Kind::Counter => true,
+        Kind::Counter => Some(Governor::OpenBlas),
         Kind::Runtime(_) => {
             let defines = |name| object.defines(name);
-            defines(c"GOMP_parallel") && !defines(c"__kmpc_fork_call") && !gomp_is_asked_to_pin()
+            let counts = defines(c"GOMP_parallel") && !defines(c"__kmpc_fork_call") && !gomp_is_asked_to_pin();
+            counts.then_some(Governor::Libgomp)
         }
-        _ => false,
+        _ => None,
     }
 }
 

@@ -60,6 +60,11 @@ fn work_out() -> Option<u32> {
     (share < mask.count() as u32).then_some(share)
 }
 
+/// Whether somebody asks who only counts the CPUs, and is to hear the start share.
+fn is_governed(site: Site) -> bool {
+    caller::who_only_counts(site).is_some_and(super::has_switch)
+}
+
 /// Whether this process is a worker that its parent made of itself, or a rank of a launcher.
 fn is_one_of_many() -> bool {
     const RANKS: [&[u8]; 5] =
@@ -88,7 +93,7 @@ fn siblings(mask: &CpuMask) -> u32 {
 
 /// Cuts the mask that the kernel reported to a runtime that only counts its CPUs down to this process's start share.
 pub(crate) fn narrow_answer(site: Site, answer: &mut [u8]) {
-    if !shares_anything() || !caller::only_counts(site) {
+    if !shares_anything() || !is_governed(site) {
         return;
     }
     let Some(share) = start_share() else { return };
@@ -103,7 +108,7 @@ pub(crate) fn narrow_answer(site: Site, answer: &mut [u8]) {
 
 /// The number of CPUs to tell a runtime that only counts them, of so many.
 pub(crate) fn narrow_count(site: Site, count: i64) -> i64 {
-    if count <= 1 || !shares_anything() || !caller::only_counts(site) {
+    if count <= 1 || !shares_anything() || !is_governed(site) {
         return count;
     }
     start_share().map_or(count, |share| count.min(share.into()))
