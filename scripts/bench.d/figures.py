@@ -32,16 +32,17 @@ class Target:
     unit: str = "x"
     low: typing.Optional[float] = None
     high: typing.Optional[float] = None
+    at_least: bool = False
 
     @classmethod
-    def of_rounds(cls, text, statistic, rounds, limit, unit="x"):
+    def of_rounds(cls, text, statistic, rounds, limit, unit="x", at_least=False):
         """From per-round medians, with the interval."""
-        return cls(text, statistic(rounds), limit, unit, *interval(statistic, rounds))
+        return cls(text, statistic(rounds), limit, unit, *interval(statistic, rounds), at_least)
 
     def verdict(self):
         """Reached or not, and whether the noise leaves that open."""
-        word = "reached" if self.value <= self.limit else "not reached"
-        if self.low is not None and self.low <= self.limit < self.high:
+        word = "reached" if (self.value >= self.limit if self.at_least else self.value <= self.limit) else "not reached"
+        if self.low is not None and self.low <= self.limit <= self.high:
             word += ", within the noise"
         return word
 
@@ -52,7 +53,7 @@ class Target:
         """The cells of the table of targets."""
         unit = "x" if self.unit == "x" else f" {self.unit}" if self.unit else ""
         spread = "" if self.low is None else f"{self._number(self.low)} to {self._number(self.high)}"
-        return [self.text, self._number(self.value) + unit, spread, f"<= {self.limit:g}{unit}", self.verdict()]
+        return [self.text, self._number(self.value) + unit, spread, f"{'>=' if self.at_least else '<='} {self.limit:g}{unit}", self.verdict()]
 
 
 @dataclasses.dataclass

@@ -16,7 +16,7 @@ HERE = pathlib.Path(__file__).resolve().parent
 CALM = 0.1
 
 # Variables that would change what is measured. Each measure sets what it needs itself.
-FOREIGN = ("LD_PRELOAD", "KNLFIX", "OMP_", "GOMP_", "KMP_", "LD_BIND_NOW")
+FOREIGN = ("LD_PRELOAD", "KNLFIX", "OMP_", "GOMP_", "KMP_", "MKL_", "OPENBLAS_", "NUMBA_", "LD_BIND_NOW")
 
 
 def clean_environment(**more):
@@ -111,6 +111,16 @@ class Workshop:
     def gomp(self):
         """The subject linked with the system's libgomp."""
         return self._compile("gomp", "-fopenmp", "-DREGION", HERE / "subject.c", HERE / "region.c", *self.SUBJECT)
+
+    def regions(self, runtime=None):
+        """The program that runs OpenMP regions, on the system's libgomp or on another runtime with its entry points."""
+        name = f"regions-{runtime.parent.name if runtime else 'libgomp'}"
+        if (self.path / name).exists():
+            return self.path / name
+        if runtime is None:
+            return self._compile(name, "-fopenmp", HERE / "regions.c")
+        compiled = self._compile("regions.o", "-c", "-fopenmp", HERE / "regions.c")
+        return self._compile(name, compiled, runtime, f"-Wl,-rpath,{runtime.parent}")
 
     def gomp_region(self):
         """A library with one libgomp region, for a Python program to load."""
