@@ -19,6 +19,7 @@
 //! each change of it.
 
 use super::ballast::{self, Ballast};
+use super::llvm::Runtime;
 use super::resolve::{self, Sites};
 use super::{Governor, Region, forked};
 use crate::dso::Dso;
@@ -181,17 +182,31 @@ fn begin(entry: usize, name: &CStr, function: Function, asked: c_uint) -> Begun 
     if known.in_parallel() {
         return as_asked;
     }
+    let llvm = known.llvm();
+    if let Some(runtime) = llvm {
+        runtime.tell_start_share();
+    }
     let ask = if asked == 0 { known.max_threads() } else { asked };
     if asked == 0 && ask > 1 && copy & RESIZES != 0 {
         let region = super::enter_held(ask, &known.held);
+        relax(llvm, region);
         // All of it is what libgomp would do by itself.
         let threads = if region.threads == ask { 0 } else { region.threads };
         return Begun { real, threads, region: Some(region) };
     }
-    if ask > 1 && !known.is_llvm() {
+    if ask > 1 && llvm.is_none() {
         ballast::weigh(known, ask);
     }
-    Begun { real, threads: asked, region: Some(super::enter_fixed(ask)) }
+    let region = super::enter_fixed(ask);
+    relax(llvm, region);
+    Begun { real, threads: asked, region: Some(region) }
+}
+
+/// LLVM's runtimes have a way of their own to make threads sleep.
+fn relax(llvm: Option<&Runtime>, region: Region) {
+    if let Some(runtime) = llvm {
+        runtime.relax(region.waits_passively());
+    }
 }
 
 fn definition(address: usize) -> Option<*const c_void> {
@@ -219,7 +234,7 @@ fn may_resize(function: usize) -> bool {
 }
 
 /// The functions that tell or set how many threads a region will have, as C and Fortran call them.
-const ASKS: [&CStr; 7] = [
+pub(super) const ASKS: [&CStr; 7] = [
     c"omp_get_max_threads",
     c"omp_get_max_threads_",
     c"omp_get_num_procs",
@@ -237,7 +252,7 @@ pub(super) struct Copy {
     in_parallel: AtomicUsize,
     num_procs: AtomicUsize,
     parallel: AtomicUsize,
-    is_llvm: AtomicU32,
+    llvm: AtomicUsize,
     cpus: AtomicU32,
     held: AtomicU64,
     pub(super) ballast: Ballast,
@@ -258,7 +273,7 @@ impl Copy {
             in_parallel: AtomicUsize::new(0),
             num_procs: AtomicUsize::new(0),
             parallel: AtomicUsize::new(0),
-            is_llvm: AtomicU32::new(0),
+            llvm: AtomicUsize::new(0),
             cpus: AtomicU32::new(0),
             held: AtomicU64::new(0),
             ballast: Ballast::new(),
@@ -281,7 +296,7 @@ impl Copy {
         // Threads that find the same copy at once write the same.
         copy.num_procs.store(num_procs, Ordering::Relaxed);
         copy.parallel.store(parallel, Ordering::Relaxed);
-        copy.is_llvm.store(object.defines(c"__kmpc_fork_call").into(), Ordering::Relaxed);
+        copy.llvm.store(Runtime::around(max_threads).map_or(0, Runtime::pack), Ordering::Relaxed);
         copy.in_parallel.store(in_parallel, Ordering::Relaxed);
         copy.max_threads.store(max_threads, Ordering::Release);
         Some(copy)
@@ -303,8 +318,8 @@ impl Copy {
         Self::ask(&self.in_parallel) != 0
     }
 
-    fn is_llvm(&self) -> bool {
-        self.is_llvm.load(Ordering::Relaxed) != 0
+    fn llvm(&self) -> Option<&'static Runtime> {
+        Runtime::unpack(self.llvm.load(Ordering::Relaxed))
     }
 
     /// The CPUs that it believes to have.
@@ -362,7 +377,7 @@ static TURN: AtomicU32 = AtomicU32::new(0);
 
 /// Keeps a region until its end. Where there is no room for it, it is not governed.
 fn open(begun: &Begun, function: Function) {
-    let region = begun.region.unwrap_or(Region { threads: 0, process: 0 });
+    let region = begun.region.unwrap_or(Region { threads: 0, is_crowded: false, process: 0 });
     let is_free =
         |half: &&Half| half.thread.compare_exchange(0, sys::thread_key(), Ordering::Relaxed, Ordering::Relaxed).is_ok();
     let Some(half) = HALVES.iter().find(is_free) else { return super::leave(region) };
@@ -381,7 +396,7 @@ fn close() -> Option<(usize, Option<Region>)> {
     let (threads, process) = (half.threads.load(Ordering::Relaxed), half.process.load(Ordering::Relaxed));
     let end = half.end.load(Ordering::Relaxed);
     half.thread.store(0, Ordering::Relaxed);
-    Some((end, Some(Region { threads, process })))
+    Some((end, Some(Region { threads, is_crowded: false, process })))
 }
 
 /// The `GOMP_parallel_end` that a call from around `address` means.

@@ -136,29 +136,32 @@ impl Member {
         self.grant(ask, self.look(now()), self.ledger().held(self.index()))
     }
 
-    pub(super) fn enter(&self, ask: u32) -> u32 {
+    /// The threads granted, and whether it is crowded.
+    pub(super) fn enter(&self, ask: u32) -> (u32, bool) {
         self.enter_at(ask, now())
     }
 
     #[inline]
-    fn enter_at(&self, ask: u32, now: u32) -> u32 {
+    fn enter_at(&self, ask: u32, now: u32) -> (u32, bool) {
         let (ledger, index) = (self.ledger(), self.index());
-        let threads = self.grant(ask, self.look(now), ledger.held(index));
+        let seen = self.look(now);
+        let threads = self.grant(ask, seen, ledger.held(index));
         let was_idle = ledger.enter(index, threads, ask, now);
         // Only now do the others see us: if anything changed since we looked at them, that look does not count.
         if !was_idle && self.generation.load(Ordering::Relaxed) == ledger.generation() {
-            return threads;
+            return (threads, seen.crowded);
         }
         let others_of_ours = ledger.held(index).saturating_sub(threads);
-        let again = self.grant(ask, self.look_again(now), others_of_ours).min(threads);
+        let seen = self.look_again(now);
+        let again = self.grant(ask, seen, others_of_ours).min(threads);
         ledger.shrink(index, threads, again);
-        again
+        (again, seen.crowded)
     }
 
     /// As [`enter`](Self::enter), for a runtime whose team of `held` threads is dear to change.
-    pub(super) fn enter_held(&self, ask: u32, held: &AtomicU64) -> u32 {
+    pub(super) fn enter_held(&self, ask: u32, held: &AtomicU64) -> (u32, bool) {
         let now = now();
-        let share = self.enter_at(ask, now);
+        let (share, is_crowded) = self.enter_at(ask, now);
         let before = held.load(Ordering::Relaxed);
         let mut team = Held::from_bits(before);
         let threads = team.next(share, ask, now);
@@ -170,7 +173,7 @@ impl Member {
         } else {
             self.ledger().shrink(self.index(), share, threads);
         }
-        threads
+        (threads, is_crowded)
     }
 
     /// Whether regions of `count` threads are more than our share.
@@ -179,8 +182,11 @@ impl Member {
         seen.crowded && seen.threads < count
     }
 
-    pub(super) fn enter_fixed(&self, count: u32) {
-        self.ledger().enter(self.index(), count, count, now());
+    /// Whether it is crowded.
+    pub(super) fn enter_fixed(&self, count: u32) -> bool {
+        let now = now();
+        self.ledger().enter(self.index(), count, count, now);
+        self.look(now).crowded
     }
 
     pub(super) fn leave(&self, threads: u32) {

@@ -15,7 +15,11 @@ mod domain;
 mod files;
 mod forked;
 mod libgomp;
+mod llvm;
+mod marks;
 mod member;
+mod mkl;
+mod omp;
 mod process;
 pub(crate) mod resolve;
 mod segment;
@@ -69,13 +73,20 @@ fn shares_anything() -> bool {
 pub(crate) struct Region {
     /// Threads it may run: from 1 to what it asked for.
     pub(crate) threads: u32,
+    /// Other processes of the domain were active when it was entered.
+    is_crowded: bool,
     /// The process that entered it; 0 if nothing was written down. A child forked inside a region leaves it too.
     process: i32,
 }
 
 impl Region {
+    /// Whether threads had better sleep than spin in it; as [`crowded`], without another look at the ledger.
+    pub(crate) fn waits_passively(&self) -> bool {
+        self.is_crowded && state::config().wait == Wait::Auto
+    }
+
     const fn unknown(threads: u32) -> Self {
-        Self { threads, process: 0 }
+        Self { threads, is_crowded: false, process: 0 }
     }
 }
 
@@ -83,7 +94,10 @@ impl Region {
 pub(crate) fn enter(ask: u32) -> Region {
     let ask = ask.max(1);
     match Member::here() {
-        Some(member) => Region { threads: member.enter(ask), process: member.process() },
+        Some(member) => {
+            let (threads, is_crowded) = member.enter(ask);
+            Region { threads, is_crowded, process: member.process() }
+        }
         None => Region::unknown(ask),
     }
 }
@@ -93,7 +107,10 @@ pub(crate) fn enter(ask: u32) -> Region {
 pub(crate) fn enter_held(ask: u32, held: &AtomicU64) -> Region {
     let ask = ask.max(1);
     match Member::here() {
-        Some(member) => Region { threads: member.enter_held(ask, held), process: member.process() },
+        Some(member) => {
+            let (threads, is_crowded) = member.enter_held(ask, held);
+            Region { threads, is_crowded, process: member.process() }
+        }
         None => Region::unknown(ask),
     }
 }
@@ -103,8 +120,8 @@ pub(crate) fn enter_fixed(count: u32) -> Region {
     let count = count.max(1);
     match Member::here() {
         Some(member) => {
-            member.enter_fixed(count);
-            Region { threads: count, process: member.process() }
+            let is_crowded = member.enter_fixed(count);
+            Region { threads: count, is_crowded, process: member.process() }
         }
         None => Region::unknown(count),
     }
