@@ -4,7 +4,7 @@
 mod anything;
 mod ledger_common;
 
-use anything::live_on;
+use anything::{OURS, live_on};
 use knlfix_core::cpumask::SparseMask;
 use knlfix_core::ledger::{CAPACITY, Ledger, Me, Owner, layout};
 use knlfix_core::share::{Claim, LATELY_MS, WHOLE};
@@ -120,6 +120,11 @@ impl World {
         (0..).find(|index| !self.lines.contains_key(index)).unwrap()
     }
 
+    /// Where the bound is when it was lowered just now.
+    fn lowest_bound(&self) -> usize {
+        self.lines.keys().last().map_or(0, |last| last + 1)
+    }
+
     fn idle(&self, seen: u64) -> u64 {
         self.now - seen
     }
@@ -194,6 +199,7 @@ impl World {
                 assert!(self.segment.ledger().free(slot, self.owner(p)));
                 assert!(!self.segment.ledger().free(slot, self.owner(p)), "once only");
                 self.lines.remove(&slot);
+                assert_eq!(self.segment.ledger().bound(), self.lowest_bound());
                 self.bury(p);
             }
             Event::Kill(p) => self.bury(p),
@@ -231,7 +237,7 @@ impl World {
         let dead = self.lines.values().filter(|line| !is_alive(line.owner)).count();
         assert_eq!(self.segment.ledger().reap(&is_alive), dead);
         self.lines.retain(|_, line| is_alive(line.owner));
-        assert_eq!(self.segment.ledger().bound(), self.lines.keys().last().map_or(0, |last| last + 1));
+        assert_eq!(self.segment.ledger().bound(), self.lowest_bound());
     }
 
     fn check(&self) {
@@ -296,6 +302,8 @@ proptest! {
                 Just(u64::MAX),
                 Just(u64::MAX >> 32),
                 (0..9_u64, 0..5000_u64).prop_map(|(started, pid)| started << 22 | pid),
+                (1..9_u64).prop_map(|started| started << 22), // a time without a number is nobody's
+                Just(OURS),
                 (0..5000_u64, 0..5000_u64).prop_map(|(high, low)| high << 32 | low),
             ],
             0..600,
@@ -402,6 +410,14 @@ fn who_holds_threads_is_suspected_first() {
     ledger.leave(3, 2, 1050);
     assert_eq!(ledger.suspect(0, 2, 1060, 50), Some((2, owner(3, 1))));
     assert_eq!(ledger.suspect(0, 4, 1060, 50), Some((1, owner(2, 1))), "round again");
+}
+
+#[test]
+fn a_word_that_is_no_owners_is_a_free_slot() {
+    let mut segment = Segment::zeroed();
+    let [range, _] = layout::needed_by(0);
+    segment.write(range, &(5_u64 << 22).to_le_bytes());
+    assert_eq!(claim(segment.ledger(), owner(1, 1)), Some(0));
 }
 
 #[test]

@@ -6,6 +6,9 @@ use knlfix_core::ledger::{CAPACITY, Ledger, Me, Owner, layout};
 use knlfix_core::share::{WHOLE, share};
 use std::cell::Cell;
 
+/// The owner's word of whoever lives on the segment: it may be there before.
+pub(crate) const OURS: u64 = 7 << 22 | 4242;
+
 /// Fills the head and the first slots and masks: 64 bytes are for the head, then 256 for each slot.
 fn fill(segment: &mut Segment, bytes: &[u8]) {
     let (head, slots) = bytes.split_at(bytes.len().min(64));
@@ -30,7 +33,7 @@ pub(crate) fn live_on(segment: &mut Segment, bytes: &[u8]) {
 fn live(ledger: Ledger<'_>, bytes: &[u8]) {
     let number = |at: usize| bytes.iter().skip(at).take(4).fold(0_u32, |sum, &byte| sum << 8 | u32::from(byte));
     let (now, budget, ask) = (number(0), number(3), number(5).max(1));
-    let me = Owner::new(4242, 7).unwrap();
+    let me = Owner::new((OURS & 0x3f_ffff) as i32, OURS >> 22).unwrap();
     let mask = SparseMask::from_bytes(bytes.get(..bytes.len().min(24)).unwrap_or(&[]));
     let asked = Cell::new(0);
     // Some are dead, by what their number says.
