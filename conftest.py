@@ -62,7 +62,7 @@ class Runtimes(dict):
 
 @pytest.fixture(scope="session")
 def runtimes():
-    """The OpenMP runtimes by name: libgomp of the system, LLVM 14 and 19, Intel 2018 and 2026."""
+    """The OpenMP runtimes by name: libgomp of the system, LLVM 14 and 19, Intel 2018 and 2026. And Debian's BLASes."""
     unpacked = ROOT / ".venv/runtimes"
     return Runtimes({
         "libgomp": find_libgomp(),
@@ -70,6 +70,10 @@ def runtimes():
         "libomp19": unpacked / "libomp19/libomp.so.5",
         "iomp2018": unpacked / "iomp2018/libiomp5.so",
         "iomp2026": unpacked / "iomp2026/libiomp5.so",
+        "openblas-pthread": unpacked / "openblas-pthread/libblas.so.3",
+        "openblas-openmp": unpacked / "openblas-openmp/libblas.so.3",
+        "blis-pthread": unpacked / "blis-pthread/libblis.so.4",
+        "blis-openmp": unpacked / "blis-openmp/libblis.so.4",
     })
 
 

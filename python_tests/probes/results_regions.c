@@ -1,8 +1,7 @@
 /* Every OpenMP construct whose result is the same for any number of threads, in regions of the default size. This object
-   never asks for the maximum, so its regions may be made smaller: "team.*" says how large they were. */
+   neither asks for the maximum nor sets it, so its regions may be made smaller: "team.*" says how large they were. */
 #include "results_checks.h"
 #include <omp.h>
-#include <pthread.h>
 
 enum { N = 20000 };
 
@@ -234,27 +233,6 @@ static long explicit_counts(void) {
     return wrong;
 }
 
-/* The size that was set is a bound. In a thread of its own, as it stays set. */
-static void *set_counts(void *out) {
-    static const int counts[] = {3, 1, 2, 4};
-    long wrong = 0, sum = 0;
-    for (unsigned i = 0; i < sizeof counts / sizeof *counts; i++) {
-        int team = 0;
-        omp_set_num_threads(counts[i]);
-#pragma omp parallel reduction(+ : sum)
-        {
-#pragma omp master
-            team = omp_get_num_threads();
-#pragma omp for
-            for (long j = 0; j < 1000; j++) sum += mix(j + i);
-        }
-        wrong += team < 1 || team > counts[i];
-    }
-    ((long *)out)[0] = wrong;
-    ((long *)out)[1] = sum;
-    return NULL;
-}
-
 static long offered(void) {
     long sum = 0;
 #pragma omp teams num_teams(2) reduction(+ : sum)
@@ -266,8 +244,6 @@ static long offered(void) {
 #define CHECK(name) say(out, #name, name())
 void checks(say_function *say, void *out) {
     int team = 0;
-    long set[2];
-    pthread_t thread;
     CHECK(serial);
     say(out, "reduction", reduction(&team));
     say(out, "team.default", team);
@@ -292,8 +268,4 @@ void checks(say_function *say, void *out) {
     CHECK(explicit_counts);
     CHECK(offered);
     say(out, "reduction_again", reduction(&team));
-    if (!pthread_create(&thread, NULL, set_counts, set) && !pthread_join(thread, NULL)) {
-        say(out, "set_counts", set[0]);
-        say(out, "set_counts_sum", set[1]);
-    }
 }

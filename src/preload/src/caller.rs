@@ -10,7 +10,7 @@
 //! and only if the environment asks for pins; MKL through `syscall()`. libgomp and MKL pass masks of the kernel's size,
 //! not whole `cpu_set_t`s. Any other call from such an object is the user's.
 
-use crate::budget::Governor;
+use crate::budget::{self, Governor};
 use crate::dso::Dso;
 use crate::runtimes;
 use crate::site::{Call, Site};
@@ -63,17 +63,19 @@ pub(crate) fn who_asks(site: Site) -> Caller {
     who(site, None)
 }
 
-/// The governor of whoever called from `site`, if it asks for the CPUs only to count them: OpenBLAS, and libgomp where it
-/// does not pin. Other runtimes set masks that they made of the answer.
-pub(crate) fn who_only_counts(site: Site) -> Option<Governor> {
+/// The fewest CPUs to tell whoever called from `site`, if it asks for them only to count them: OpenBLAS, and libgomp
+/// where it does not pin. Other runtimes set masks that they made of the answer.
+pub(crate) fn least_told(site: Site) -> Option<u32> {
     let (dso, address) = site.caller()?;
     let object = dso.object.as_ref()?;
     match kind(&dso, site.call, address, None) {
-        Kind::Counter => Some(Governor::OpenBlas),
+        // With one it could not be told from one that its user has limited to one.
+        Kind::Counter if budget::is_on(Governor::OpenBlas) => Some(2),
+        Kind::Counter => budget::has_switch(Governor::OpenBlas).then_some(1),
         Kind::Runtime(_) => {
             let defines = |name| object.defines(name);
             let counts = defines(c"GOMP_parallel") && !defines(c"__kmpc_fork_call") && !gomp_is_asked_to_pin();
-            counts.then_some(Governor::Libgomp)
+            (counts && budget::has_switch(Governor::Libgomp)).then_some(1)
         }
         _ => None,
     }

@@ -194,6 +194,33 @@ impl Object {
         })
     }
 
+    /// The name of what the object exports at `address`.
+    pub(crate) fn name_of(&self, address: usize) -> Option<&CStr> {
+        if self.gnu_hash.is_null() {
+            return None;
+        }
+        // SAFETY: the layout of DT_GNU_HASH: four words, the Bloom filter in 64-bit words, the buckets, the chains. The
+        // lowest bit of an entry says that its chain ends there.
+        unsafe {
+            let table = self.gnu_hash;
+            let (buckets, first, bloom_words) = (*table as usize, *table.add(1) as usize, *table.add(2) as usize);
+            let bucket = table.add(4 + 2 * bloom_words);
+            let chain = bucket.add(buckets);
+            for start in (0..buckets).map(|at| *bucket.add(at) as usize).filter(|&start| start >= first) {
+                for index in start.. {
+                    let symbol = self.symbol(index);
+                    if self.base + symbol.value == address {
+                        return Some(self.string(symbol.name as usize));
+                    }
+                    if *chain.add(index - first) & 1 == 1 {
+                        break;
+                    }
+                }
+            }
+        }
+        None
+    }
+
     fn symbol(&self, index: usize) -> &Sym {
         // SAFETY: indices come from the object's own hash table or relocations.
         unsafe { &*self.symbols.add(index) }

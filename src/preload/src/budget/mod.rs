@@ -11,6 +11,8 @@
 //! What is never touched: an explicit number of threads, and what a program is told about the most it can have.
 
 mod ballast;
+mod blas;
+mod blas_names;
 mod domain;
 mod files;
 mod forked;
@@ -50,7 +52,8 @@ pub(crate) fn is_on(governor: Governor) -> bool {
     shares_anything() && config.sharing == Sharing::Dynamic && has_switch(governor)
 }
 
-fn has_switch(governor: Governor) -> bool {
+/// Whether the switch of `governor` is on.
+pub(crate) fn has_switch(governor: Governor) -> bool {
     let config = state::config();
     match governor {
         Governor::Libgomp => config.libgomp,

@@ -60,11 +60,6 @@ fn work_out() -> Option<u32> {
     (share < mask.count() as u32).then_some(share)
 }
 
-/// Whether somebody asks who only counts the CPUs, and is to hear the start share.
-fn is_governed(site: Site) -> bool {
-    caller::who_only_counts(site).is_some_and(super::has_switch)
-}
-
 /// Whether this process is a worker that its parent made of itself, or a rank of a launcher.
 fn is_one_of_many() -> bool {
     const RANKS: [&[u8]; 5] =
@@ -93,11 +88,12 @@ fn siblings(mask: &CpuMask) -> u32 {
 
 /// Cuts the mask that the kernel reported to a runtime that only counts its CPUs down to this process's start share.
 pub(crate) fn narrow_answer(site: Site, answer: &mut [u8]) {
-    if !shares_anything() || !is_governed(site) {
+    if !shares_anything() {
         return;
     }
+    let Some(least) = caller::least_told(site) else { return };
     let Some(share) = start_share() else { return };
-    let mut left = share;
+    let mut left = share.max(least);
     for byte in answer.iter_mut() {
         while byte.count_ones() > left {
             *byte &= !(1 << (7 - byte.leading_zeros()));
@@ -108,8 +104,9 @@ pub(crate) fn narrow_answer(site: Site, answer: &mut [u8]) {
 
 /// The number of CPUs to tell a runtime that only counts them, of so many.
 pub(crate) fn narrow_count(site: Site, count: i64) -> i64 {
-    if count <= 1 || !shares_anything() || !is_governed(site) {
+    if count <= 1 || !shares_anything() {
         return count;
     }
-    start_share().map_or(count, |share| count.min(share.into()))
+    let Some(least) = caller::least_told(site) else { return count };
+    start_share().map_or(count, |share| count.min(share.max(least).into()))
 }
