@@ -128,12 +128,8 @@ impl Member {
         self.cpus.load(Ordering::Relaxed)
     }
 
-    pub(super) fn is_crowded(&self) -> bool {
-        self.look(now()).crowded
-    }
-
     pub(super) fn share(&self, ask: u32) -> u32 {
-        self.grant(ask, self.look(now()), self.ledger().held(self.index()))
+        self.grant(ask, self.look(now()).0, self.ledger().held(self.index()))
     }
 
     /// The threads granted, and whether it is crowded.
@@ -144,15 +140,15 @@ impl Member {
     #[inline]
     fn enter_at(&self, ask: u32, now: u32) -> (u32, bool) {
         let (ledger, index) = (self.ledger(), self.index());
-        let seen = self.look(now);
+        let (seen, generation) = self.look(now);
         let threads = self.grant(ask, seen, ledger.held(index));
         let was_idle = ledger.enter(index, threads, ask, now);
         // Only now do the others see us: if anything changed since we looked at them, that look does not count.
-        if !was_idle && self.generation.load(Ordering::Relaxed) == ledger.generation() {
+        if !was_idle && generation == ledger.generation() {
             return (threads, seen.crowded);
         }
         let others_of_ours = ledger.held(index).saturating_sub(threads);
-        let seen = self.look_again(now);
+        let (seen, _) = self.look_again(now, was_idle);
         let again = self.grant(ask, seen, others_of_ours).min(threads);
         ledger.shrink(index, threads, again);
         (again, seen.crowded)
@@ -178,7 +174,7 @@ impl Member {
 
     /// Whether regions of `count` threads are more than our share.
     pub(super) fn is_squeezed(&self, count: u32) -> bool {
-        let seen = self.look(now());
+        let (seen, _) = self.look(now());
         seen.crowded && seen.threads < count
     }
 
@@ -186,7 +182,7 @@ impl Member {
     pub(super) fn enter_fixed(&self, count: u32) -> bool {
         let now = now();
         self.ledger().enter(self.index(), count, count, now);
-        self.look(now).crowded
+        self.look(now).0.crowded
     }
 
     pub(super) fn leave(&self, threads: u32) {
@@ -204,24 +200,27 @@ impl Member {
         }
     }
 
+    /// What was seen of the others, and the ledger's generation then.
     #[inline]
-    fn look(&self, now: u32) -> Seen {
+    fn look(&self, now: u32) -> (Seen, u32) {
         // The generation is written after what was seen at it.
         let generation = self.generation.load(Ordering::Acquire);
         let seen = Seen::unpack(self.seen.load(Ordering::Relaxed));
         let is_fresh = now.wrapping_sub(seen.at) < REFRESH_MS && generation == self.ledger().generation();
-        if is_fresh { seen } else { self.look_again(now) }
+        if is_fresh { (seen, generation) } else { self.look_again(now, false) }
     }
 
+    /// Looks at the ledger. `at_once`: also where that is dear, as the others see us only now.
     #[cold]
     #[inline(never)]
-    fn look_again(&self, now: u32) -> Seen {
+    fn look_again(&self, now: u32, at_once: bool) -> (Seen, u32) {
         let ledger = self.ledger();
+        let generation = self.generation.load(Ordering::Acquire);
         let before = Seen::unpack(self.seen.load(Ordering::Relaxed));
         // With many processes a look takes some microseconds, and their comings and goings never end.
-        let is_dear = ledger.bound() > FEW && before.at == now;
+        let is_dear = ledger.bound() > FEW && before.at == now && !at_once;
         if is_dear || self.is_busy.compare_exchange(false, true, Ordering::Acquire, Ordering::Relaxed).is_err() {
-            return before;
+            return (before, generation);
         }
         if now.wrapping_sub(self.sized.load(Ordering::Relaxed)) >= SIZE_AGAIN_MS {
             self.size_up(now);
@@ -243,7 +242,7 @@ impl Member {
         if before.crowded != crowded || crowded && before.threads != threads {
             tell_share(seen, self.budget.load(Ordering::Relaxed));
         }
-        seen
+        (seen, generation)
     }
 
     /// Takes a slot again if somebody took us for dead. The caller holds `is_busy`.

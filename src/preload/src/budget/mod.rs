@@ -146,11 +146,6 @@ pub(crate) fn share(ask: u32) -> u32 {
     Member::here().map_or(ask, |member| member.share(ask))
 }
 
-/// Whether other processes of the domain are active, so that threads had better sleep than spin.
-pub(crate) fn crowded() -> bool {
-    state::config().wait == Wait::Auto && Member::here().is_some_and(Member::is_crowded)
-}
-
 /// Whether regions of `count` threads are more than this process's share, so that their threads had better sleep than
 /// spin.
 pub(crate) fn is_squeezed(count: u32) -> bool {
