@@ -15,13 +15,14 @@ static void try(const char *label, long arguments, size_t size) {
 }
 
 int main(void) {
+#ifdef _OPENMP
+    /* First: what the runtime and the library map would fill the hole. */
+    pin();
+#endif
     char *page = mmap(NULL, 2 * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0), *end = page + PAGE;
     munmap(end, PAGE);
     uint64_t *edge = (uint64_t *)(end - FIRST_VERSION);
     edge[4] = SIGCHLD; /* exit_signal */
-#ifdef _OPENMP
-    pin();
-#endif
     try("low", 1, THIS_VERSION);
     try("high", -4096, THIS_VERSION);
     try("unmapped", (long)end, FIRST_VERSION);

@@ -63,6 +63,7 @@ static long ordered(void) {
     return hash;
 }
 
+#ifndef NOT_LIBGOMP
 static long doacross(void) {
     static long values[12][12];
     for (int i = 0; i < 12; i++)
@@ -76,6 +77,7 @@ static long doacross(void) {
         }
     return values[11][11];
 }
+#endif
 
 static long sections(void) {
     long a = 0, b = 0, c = 0, d = 0;
@@ -259,7 +261,9 @@ void checks(say_function *say, void *out) {
     CHECK(by_hand);
     CHECK(scheduled);
     CHECK(ordered);
+#ifndef NOT_LIBGOMP
     CHECK(doacross);
+#endif
     CHECK(sections);
     CHECK(tasks);
     CHECK(nested);
