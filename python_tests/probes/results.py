@@ -194,6 +194,8 @@ def mkl_group():
 def pool_group():
     """Four threads that use BLAS and scikit-learn at the same time."""
     import scipy.linalg
+    import sklearn.cluster  # noqa: F401  (importing in several threads at once is another subject)
+    import sklearn.neighbors  # noqa: F401
 
     works = [*linear_algebra(numpy.linalg)[:4], *linear_algebra(scipy.linalg)[:4], neighbours, k_means]
     pool = multiprocessing.pool.ThreadPool(4)

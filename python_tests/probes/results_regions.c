@@ -127,6 +127,8 @@ static long tasks(void) {
 static long nested(void) {
     long sum = 0;
     int before = omp_get_max_active_levels();
+    /* Old runtimes want to be asked for nesting as well. */
+    omp_set_nested(1);
     omp_set_max_active_levels(3);
     for (int turn = 0; turn < 2; turn++) {
 #pragma omp parallel for reduction(+ : sum) schedule(static, 1)
@@ -140,6 +142,7 @@ static long nested(void) {
             sum += inner + (fixed == 2 ? 0 : 1000000000);
         }
     }
+    omp_set_nested(0);
     omp_set_max_active_levels(before);
     return sum;
 }

@@ -26,6 +26,7 @@ mod process;
 pub(crate) mod resolve;
 mod segment;
 mod start;
+mod tbb;
 
 pub(crate) use ballast::is_calling as ballast_is_calling;
 pub(crate) use start::{narrow_answer, narrow_count, start_share};
