@@ -155,12 +155,15 @@ static int teams(void) {
     return sum;
 }
 
+static void say_seven(void) { _exit(7); }
+
 /* The child is made by a thread other than the initial one, and ends as a thread. */
 static void *run_thread_that_ends(void *label) {
     region("parallel");
     pid_t pid = fork();
     if (pid == 0) {
         limit_child();
+        atexit(say_seven); /* the last thread's end is the process's */
         pthread_exit(NULL);
     }
     show_child(label, pid);
@@ -180,8 +183,6 @@ static void in_thread(void *(*run)(void *)) {
     pthread_create(&thread, NULL, run, "child");
     pthread_join(thread, NULL);
 }
-static void say_seven(void) { _exit(7); }
-
 /* A child made inside a region may go on with inner ones; its own is lost. */
 static void fork_in_region(void) {
     omp_set_max_active_levels(2);
@@ -203,7 +204,6 @@ int main(int argc, char **argv) {
     const char *way = argv[1];
     show_number("parent", region(way));
     if (!strcmp(way, "thread_ends")) {
-        atexit(say_seven); /* the last thread's end is the process's */
         in_thread(run_thread_that_ends);
     } else if (!strcmp(way, "other_thread")) {
         in_thread(run_other_thread);
@@ -235,5 +235,4 @@ int main(int argc, char **argv) {
     }
     omp_set_num_threads(4);
     show_number("again", region(way));
-    _exit(0);
 }

@@ -40,21 +40,23 @@ def domain():
 
 @pytest.fixture
 def neighbour(programs, copies, domain):
-    """neighbour(): starts a process of the domain that is in regions all the time; with a number, in bursts."""
+    """neighbour(): starts a process of the domain that is in regions all the time; with a number, in bursts.
+
+    Returns a function that ends it.
+    """
     started = []
 
     def start(*pause):
         environment = dict(programs.environment(preload=True), **domain)
         command = [sys.executable, str(PROBES / "neighbour.py"), str(copies[0]), *map(str, pause)]
-        child = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
-        started.append(child)
+        child = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        started.append(child.communicate)
         assert child.stdout.readline() == "begun\n"
-        return child
+        return child.communicate
 
     yield start
-    for child in started:
-        child.kill()
-        child.communicate()
+    for end in started:
+        end()
 
 
 TWO_COPIES = """
@@ -201,6 +203,7 @@ BALLAST = """
         return threads()
     library.team_of(cpus, places, 64)
     alone = threads()
+    report(there=True)
     report(began=run_until(lambda now: now > alone) > alone if sys.stdin.readline() == "squeezed\\n" else None)
     report(ended=run_until(lambda now: now == alone) == alone if sys.stdin.readline() == "alone\\n" else None)
     report(began=run_until(lambda now: now > alone) > alone if sys.stdin.readline() == "squeezed\\n" else None)
@@ -216,15 +219,20 @@ def test_the_ballast_is_there_while_explicit_regions_are_squeezed(programs, copi
     child = subprocess.Popen([sys.executable, "-c", text, str(copies[0])], env=environment, text=True,
                              stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 
+    def hear():
+        return json.loads(child.stdout.readline())
+
     def say(word):
         child.stdin.write(word + "\n")
         child.stdin.flush()
-        return json.loads(child.stdout.readline())
+        return hear()
 
     try:
-        other = neighbour()
+        # Before the neighbour is: it is told the whole of the machine, and libgomp with it.
+        assert hear() == {"there": True}
+        end = neighbour()
         assert say("squeezed") == {"began": comes}
-        other.kill()
+        end()
         assert say("alone") == {"ended": True}
         neighbour()
         assert say("squeezed") == {"began": comes}

@@ -112,10 +112,10 @@ def test_a_fortran_program(programs, tmp_path):
                                  stderr=subprocess.STDOUT, text=True, start_new_session=True)
         try:
             return child.communicate(timeout=limit)[0], child.returncode
-        finally:
-            # Whoever hangs goes too.
+        except subprocess.TimeoutExpired:
             os.killpg(child.pid, signal.SIGKILL)
             child.communicate()
+            raise
 
     assert start(preload=True, limit=60) == ("right\n", 0)
     with pytest.raises(subprocess.TimeoutExpired):

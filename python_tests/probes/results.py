@@ -32,14 +32,14 @@ def neighbours():
 def k_means():
     from sklearn.cluster import KMeans
 
-    found = KMeans(4, n_init=2, max_iter=20, random_state=0).fit(ROWS)
+    found = KMeans(4, n_init=1, max_iter=10, random_state=0).fit(ROWS)
     return found.labels_, found.cluster_centers_
 
 
 def gradient_boosting():
     from sklearn.ensemble import HistGradientBoostingRegressor
 
-    return (HistGradientBoostingRegressor(max_iter=5, random_state=0).fit(ROWS, TARGET).predict(ROWS),)
+    return (HistGradientBoostingRegressor(max_iter=3, random_state=0).fit(ROWS, TARGET).predict(ROWS),)
 
 
 def sklearn_group():
@@ -51,7 +51,7 @@ def lightgbm_group():
 
     def fit(**settings):
         settings.update(verbosity=-1, seed=0, objective="regression")
-        return (lightgbm.train(settings, lightgbm.Dataset(ROWS, TARGET), 6).predict(ROWS),)
+        return (lightgbm.train(settings, lightgbm.Dataset(ROWS, TARGET), 4).predict(ROWS),)
 
     def light_gbm():
         return fit()
@@ -67,7 +67,7 @@ def xgboost_group():
 
     def fit(method):
         data = xgboost.DMatrix(ROWS, TARGET)
-        return (xgboost.train({"tree_method": method, "seed": 0, "max_depth": 4}, data, 6).predict(data),)
+        return (xgboost.train({"tree_method": method, "seed": 0, "max_depth": 4}, data, 4).predict(data),)
 
     def xgboost_hist():
         return fit("hist")

@@ -74,15 +74,12 @@ impl Ballast {
     }
 }
 
-/// A region of `count` threads, which nobody may change, is about to begin.
+/// A region of `count` threads, which nobody may change, is about to begin, and squeezed or not.
 #[inline]
-pub(super) fn weigh(copy: &'static Copy, count: u32) {
+pub(super) fn weigh(copy: &'static Copy, count: u32, is_squeezed: bool) {
     let ballast = &copy.ballast;
     let state = ballast.state.load(Ordering::Relaxed);
-    if state == NEVER {
-        return;
-    }
-    match (super::is_squeezed(count), state) {
+    match (is_squeezed, state) {
         // A process that runs but one region is not worth a team.
         (true, OFF) if !ballast.is_used.swap(true, Ordering::Relaxed) => {}
         (true, OFF) => begin(copy, count),

@@ -128,7 +128,7 @@ struct Begun {
 }
 
 /// What is known of a call site: the routine, and the number of its library (0 for none that we govern).
-static SITES: Sites<1024, 2> = Sites::new();
+static SITES: Sites<4096, 2> = Sites::new();
 
 /// The routine behind the stub is called from `site`, with the stack at `stack`.
 unsafe extern "C" fn begin(stub: usize, site: usize, stack: usize) -> Begun {
@@ -237,7 +237,7 @@ impl Caller {
         let number = library.number();
         let region = super::enter(library.most(number));
         let lowered = if region.threads < number || library.is_lowered() {
-            library.lower(region.threads)
+            library.lower(region)
         } else {
             if region.threads > number {
                 library.grow(number, region.threads);
@@ -330,8 +330,8 @@ struct State(u64);
 impl State {
     const NONE: Self = Self(0);
 
-    fn new(calls: u32, own: u32, given: u32) -> Self {
-        let process = sys::getpid() as u16;
+    fn new(calls: u32, own: u32, given: u32, process: i32) -> Self {
+        let process = process as u16;
         Self(
             u64::from(calls as u16)
                 | u64::from(own as u16) << 16
@@ -352,8 +352,9 @@ impl State {
         (self.0 >> 32) as u16 as u32
     }
 
-    fn is_of_parent(self) -> bool {
-        self != Self::NONE && (self.0 >> 48) as u16 != sys::getpid() as u16
+    /// Whether it was copied by a fork, into `process`.
+    fn is_of_parent(self, process: i32) -> bool {
+        self != Self::NONE && (self.0 >> 48) as u16 != process as u16
     }
 
     /// The user's number, where the library has `current`: another than we gave was set since.
@@ -500,15 +501,18 @@ impl Library {
         }
     }
 
-    /// Lowers the number to `threads` for a call that begins; `None` if there is nothing to lower.
+    /// Lowers the number for a call that begins; `None` if there is nothing to lower.
     #[cold]
     #[inline(never)]
-    fn lower(&'static self, threads: u32) -> Option<Lowered> {
+    fn lower(&'static self, Region { threads, process, .. }: Region) -> Option<Lowered> {
+        if process == 0 {
+            return None;
+        }
         let is_openmp = self.kind() == Kind::OpenMp;
         loop {
             let state = self.state();
             let current = self.current();
-            if state.is_of_parent() {
+            if state.is_of_parent(process) {
                 if !is_openmp {
                     self.change(state.given(), state.own());
                 }
@@ -525,8 +529,8 @@ impl Library {
             if given >= own {
                 return None;
             }
-            let lowered = Lowered { library: self, own, given };
-            if !self.replace(state, State::new(state.calls() + 1, own, given)) {
+            let lowered = Lowered { library: self, own, given, process };
+            if !self.replace(state, State::new(state.calls() + 1, own, given, process)) {
                 continue;
             }
             if is_openmp && state.calls() == 0 && self.thread.load(Ordering::SeqCst) == MANY {
@@ -545,6 +549,7 @@ struct Lowered {
     library: &'static Library,
     own: u32,
     given: u32,
+    process: i32,
 }
 
 impl Lowered {
@@ -559,10 +564,10 @@ impl Lowered {
         }
         loop {
             let state = library.state();
-            if state.calls() == 0 || state.is_of_parent() {
+            if state.calls() == 0 || state.is_of_parent(self.process) {
                 return;
             }
-            let left = State::new(state.calls() - 1, state.own(), state.given());
+            let left = State::new(state.calls() - 1, state.own(), state.given(), self.process);
             if library.replace(state, left) {
                 if left.calls() == 0 {
                     library.change(left.given(), left.own());

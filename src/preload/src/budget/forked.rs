@@ -55,7 +55,7 @@ fn forget_teams() {
     for key in 0..KEYS {
         // SAFETY: a key that nobody has made has no value.
         let block = unsafe { next::pthread_getspecific()(key) } as usize;
-        if block % 8 == 0 && (control_block.saturating_sub(NEAR)..control_block).contains(&block) {
+        if block.is_multiple_of(8) && (control_block.saturating_sub(NEAR)..control_block).contains(&block) {
             forget_team(block);
         }
     }
@@ -80,7 +80,7 @@ fn forget_team(block: usize) {
 fn is_pool(pool: usize, at: usize) -> bool {
     let word = |address: usize| {
         let mut word = [0];
-        let is_there = address != 0 && address % 8 == 0 && sys::peek(address, &mut word) == 1;
+        let is_there = address != 0 && address.is_multiple_of(8) && sys::peek(address, &mut word) == 1;
         is_there.then_some(word[0])
     };
     let second_of = || {

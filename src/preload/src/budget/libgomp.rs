@@ -194,10 +194,14 @@ fn begin(entry: usize, name: &CStr, function: Function, asked: c_uint) -> Begun 
         let threads = if region.threads == ask { 0 } else { region.threads };
         return Begun { real, threads, region: Some(region) };
     }
-    if ask > 1 && llvm.is_none() {
-        ballast::weigh(known, ask);
+    if super::blas::inside() {
+        // A BLAS that runs on OpenMP: the call has a region of its own.
+        return as_asked;
     }
-    let region = super::enter_fixed(ask);
+    let (region, is_squeezed) = super::enter_explicit(ask);
+    if ask > 1 && llvm.is_none() {
+        ballast::weigh(known, ask, is_squeezed && region.waits_passively());
+    }
     relax(llvm, region);
     Begun { real, threads: asked, region: Some(region) }
 }

@@ -172,17 +172,12 @@ impl Member {
         (threads, is_crowded)
     }
 
-    /// Whether regions of `count` threads are more than our share.
-    pub(super) fn is_squeezed(&self, count: u32) -> bool {
-        let (seen, _) = self.look(now());
-        seen.crowded && seen.threads < count
-    }
-
-    /// Whether it is crowded.
-    pub(super) fn enter_fixed(&self, count: u32) -> bool {
+    /// Whether it is crowded, and whether `count` threads are also more than our share.
+    pub(super) fn enter_fixed(&self, count: u32) -> (bool, bool) {
         let now = now();
         self.ledger().enter(self.index(), count, count, now);
-        self.look(now).0.crowded
+        let (seen, _) = self.look(now);
+        (seen.crowded, seen.crowded && seen.threads < count)
     }
 
     pub(super) fn leave(&self, threads: u32) {

@@ -6,9 +6,10 @@
 //! follows it, so they are told the share of the moment, and at 1 they run on the caller alone, without a region. It is
 //! at most what the user set (`MKL_NUM_THREADS`, `mkl_set_num_threads`, `omp_set_num_threads`).
 //!
-//! A program that asks by `mkl_domain_get_max_threads` comes to the same function, straight from its own code, and hears
-//! what it always would. PARDISO and sparse BLAS ask as well, the latter by `mkl_serv_get_max_threads`, but they keep tables by the number of
-//! threads from one phase to the next: told different numbers they hang or write outside their arrays.
+//! PARDISO and sparse BLAS ask as well, as a domain of their own or as none (`mkl_serv_get_max_threads`), but they keep
+//! tables by the number of threads from one phase to the next: told different numbers they hang, or write outside their
+//! arrays. They hear what they always would. So does a program that asks by `mkl_domain_get_max_threads`: its call comes
+//! to the same function, but from its own code.
 //!
 //! The regions that follow have the number that MKL made of the answer, and the governor of the runtime counts them.
 
@@ -19,8 +20,11 @@ use crate::hooks::with_stack;
 use crate::state;
 use core::ffi::c_int;
 
-/// `MKL_DOMAIN_BLAS`, `_FFT`, `_VML` and `_LAPACK` of `<mkl_types.h>`; before 2020, LAPACK is with BLAS.
-const DOMAINS: [c_int; 4] = [1, 2, 3, 5];
+/// Whether a domain's answers may differ: `MKL_DOMAIN_ALL` (transpositions), `_BLAS`, `_FFT`, `_VML` and `_LAPACK` of
+/// `<mkl_types.h>`. `_PARDISO` is 4, and `mkl_serv_get_max_threads` passes -1.
+const fn is_governed_domain(domain: c_int) -> bool {
+    matches!(domain, 0..=3 | 5)
+}
 
 with_stack!(mkl_serv_domain_get_max_threads, "rsi", on_get_max_threads);
 
@@ -34,7 +38,7 @@ unsafe extern "C" fn on_get_max_threads(domain: c_int, stack: *const usize) -> c
     }
     // SAFETY: the function of this name, which MKL's libraries call with a domain.
     let max = unsafe { core::mem::transmute::<usize, unsafe extern "C" fn(c_int) -> c_int>(function)(domain) };
-    if max <= 1 || is_governed == 0 || !DOMAINS.contains(&domain) {
+    if max <= 1 || is_governed == 0 || !is_governed_domain(domain) {
         return max;
     }
     let share = super::share(max as u32);

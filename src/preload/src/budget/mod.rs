@@ -121,13 +121,18 @@ pub(crate) fn enter_held(ask: u32, held: &AtomicU64) -> Region {
 
 /// Enters a region that runs `count` threads whatever we say.
 pub(crate) fn enter_fixed(count: u32) -> Region {
+    enter_explicit(count).0
+}
+
+/// As [`enter_fixed`]; also tells whether the region is squeezed: it runs more threads than this process's share.
+pub(crate) fn enter_explicit(count: u32) -> (Region, bool) {
     let count = count.max(1);
     match Member::here() {
         Some(member) => {
-            let is_crowded = member.enter_fixed(count);
-            Region { threads: count, is_crowded, process: member.process() }
+            let (is_crowded, is_squeezed) = member.enter_fixed(count);
+            (Region { threads: count, is_crowded, process: member.process() }, is_squeezed)
         }
-        None => Region::unknown(count),
+        None => (Region::unknown(count), false),
     }
 }
 
@@ -145,12 +150,6 @@ pub(crate) fn leave(region: Region) {
 pub(crate) fn share(ask: u32) -> u32 {
     let ask = ask.max(1);
     Member::here().map_or(ask, |member| member.share(ask))
-}
-
-/// Whether regions of `count` threads are more than this process's share, so that their threads had better sleep than
-/// spin.
-pub(crate) fn is_squeezed(count: u32) -> bool {
-    state::config().wait == Wait::Auto && Member::here().is_some_and(|member| member.is_squeezed(count))
 }
 
 /// What a library at its default asks for: the allowed CPUs.

@@ -79,8 +79,9 @@ fn siblings(mask: &CpuMask) -> u32 {
     let like = Sibling::of(myself);
     let mut count = 0;
     process::for_each_child(parent, |child| {
-        let is_like =
-            child == myself || Sibling::of(child) == like && sys::mask_of(child).is_ok_and(|other| other == *mask);
+        // Its runtime may have pinned it already, or be moving it over the CPUs just now to find out what they are.
+        let is_within = || sys::mask_of(child).is_ok_and(|other| other.is_subset(mask));
+        let is_like = child == myself || Sibling::of(child) == like && is_within();
         count += u32::from(is_like);
     });
     count.max(1)
