@@ -16,7 +16,7 @@ import time
 import numpy
 
 SIZE = 192
-PRODUCTS = 400
+PRODUCTS = 100
 TASKS_PER_WORKER = 4
 
 
