@@ -117,8 +117,10 @@ pub(super) unsafe extern "C" fn entry() {
     )
 }
 
-const _: () =
-    assert!(STACK_WORDS == 20 && STACK_WORDS % 2 == 0, "as many as `entry` pushes, and the stack stays aligned");
+const _: () = assert!(
+    STACK_WORDS == 20 && STACK_WORDS.is_multiple_of(2),
+    "as many as `entry` pushes, and the stack stays aligned"
+);
 
 /// What [`entry`] is to do: call `real` and [`end`] the call, or without a caller jump there.
 #[repr(C)]

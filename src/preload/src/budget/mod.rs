@@ -84,7 +84,7 @@ pub(crate) struct Region {
 }
 
 impl Region {
-    /// Whether threads had better sleep than spin in it; as [`crowded`], without another look at the ledger.
+    /// Whether threads had better sleep than spin in it.
     pub(crate) fn waits_passively(&self) -> bool {
         self.is_crowded && state::config().wait == Wait::Auto
     }
