@@ -1,4 +1,5 @@
-//! Every name that we hook, on one screen. A hook converts its arguments, asks whether there is anything to do, and
+//! Every name that we hook for masks, processes and threads, on one screen; the runtimes' own entry points are with their
+//! governors in [`crate::budget`]. A hook converts its arguments, asks whether there is anything to do, and
 //! passes on; what it does is in [`crate::affinity`] and [`crate::process`].
 //!
 //! | names | what happens |

@@ -1,5 +1,6 @@
 //! `libknlfix.so`: preloaded into a program, it gives every child process and thread the CPUs that the user allowed,
-//! while the program's own OpenMP team stays where its runtime pinned it.
+//! while the program's own OpenMP team stays where its runtime pinned it, and lets all processes of a job share one
+//! budget of compute threads.
 //!
 //! One call through the library:
 //!
@@ -15,6 +16,9 @@
 //!    keeps its pin.
 //! 6. A program that asks for the mask of its pinned thread, outside parallel regions, hears the user mask
 //!    ([`affinity::query`]).
+//! 7. A runtime that counts the CPUs to make threads hears this process's start share ([`budget::start_share`]).
+//! 8. The program enters a parallel region, a BLAS or LAPACK routine or a TBB algorithm: its governor ([`budget`]) asks the
+//!    ledger ([`knlfix_core::ledger`]) how many threads it may have, lets it run with so many, and gives them back.
 //!
 //! Nothing here allocates, panics on purpose or needs `std`, and no lock of ours exists; the loader's is taken on the
 //! first call of a hook, and on a libc before 2.35 to tell who called, but never in a forked child: the library lives in
