@@ -256,7 +256,8 @@ def test_forked_children_have_the_users_number(job):
 def test_distributions_and_openmps_blas(job, runtimes, tmp_path, name, threads):
     library, program = runtimes[name], tmp_path / "program"
     build = ["gcc", "-O1", "-Wall", "-Wextra", "-Werror", PROBES / "blas_program.c", "-pthread", "-o", program]
-    subprocess.run([*build, library, f"-Wl,-rpath,{library.parent}"], check=True)
+    openmp = ["-DOPENMP", "-fopenmp"] if name.endswith("openmp") else []
+    subprocess.run([*build, *openmp, library, f"-Wl,-rpath,{library.parent}"], check=True)
 
     def run(crowded, **variables):
         started = subprocess.Popen([program, str(threads)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,

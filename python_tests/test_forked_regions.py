@@ -44,10 +44,11 @@ def test_a_pool_after_a_fit_in_the_parent(run, undisturbed, name):  # noqa: F811
     assert pool(run, name) == {who: {name: digest} for who in ("parent", "child", "grandchild", "again")}
 
 
-def test_two_libraries_with_two_copies_of_libgomp(run, undisturbed):  # noqa: F811
+@pytest.mark.parametrize("setting", ({}, {"KNLFIX_LIBGOMP": "off"}, {"KNLFIX_BUDGET": "off"}), ids=str)
+def test_two_libraries_with_two_copies_of_libgomp(run, undisturbed, setting):  # noqa: F811
     names = ("gradient_boosting", "light_gbm")
     digests = {name: undisturbed[name][0] for name in names}
-    assert pool(run, *names) == {who: digests for who in ("parent", "child", "grandchild", "again")}
+    assert pool(run, *names, **setting) == {who: digests for who in ("parent", "child", "grandchild", "again")}
 
 
 @pytest.mark.parametrize("name", ("gradient_boosting", "light_gbm"))

@@ -16,13 +16,18 @@
 
 enum { SIZE = 320, CALLS = 4, LEAST = 100 };
 
-void dgemm_(const char *, const char *, const int *, const int *, const int *, const double *, const double *, const int *,
-            const double *, const int *, const double *, double *, const int *, size_t, size_t);
-void dtrsm_(const char *, const char *, const char *, const char *, const int *, const int *, const double *, const double *,
-            const int *, double *, const int *, size_t, size_t, size_t, size_t);
+typedef const double *In;
+typedef const int *Size;
+typedef const char *Flag;
+void dgemm_(Flag, Flag, Size, Size, Size, In, In, Size, In, Size, In, double *, Size, size_t, size_t);
+void dtrsm_(Flag, Flag, Flag, Flag, Size, Size, In, In, Size, double *, Size, size_t, size_t, size_t, size_t);
 __attribute__((weak)) int openblas_get_num_threads(void);
 __attribute__((weak)) long bli_thread_get_num_threads(void);
-__attribute__((weak)) int omp_get_max_threads(void);
+#ifdef OPENMP
+int omp_get_max_threads(void);
+#else
+static int omp_get_max_threads(void) { return 0; }
+#endif
 
 static int wrong;
 
@@ -36,7 +41,8 @@ static double cpu_time(clockid_t clock) {
 static void *calls(void *seed) {
     const int size = SIZE;
     const double one = 1, zero = 0;
-    double *a = malloc(sizeof *a * SIZE * SIZE), *b = malloc(sizeof *b * SIZE * SIZE), *c = malloc(sizeof *c * SIZE * SIZE);
+    const size_t bytes = sizeof(double) * SIZE * SIZE;
+    double *a = malloc(bytes), *b = malloc(bytes), *c = malloc(bytes);
     double scale = 1 + (double)(size_t)seed;
     int bad = 0;
     if (!a || !b || !c) abort();
@@ -65,9 +71,10 @@ static void *calls(void *seed) {
 }
 
 static void told(char *text) {
-    sprintf(text, "[%d, %d]",
-            openblas_get_num_threads ? openblas_get_num_threads() : bli_thread_get_num_threads ? (int)bli_thread_get_num_threads() : 0,
-            omp_get_max_threads ? omp_get_max_threads() : 0);
+    int blas = 0;
+    if (openblas_get_num_threads) blas = openblas_get_num_threads();
+    else if (bli_thread_get_num_threads) blas = (int)bli_thread_get_num_threads();
+    sprintf(text, "[%d, %d]", blas, omp_get_max_threads());
 }
 
 int main(int argc, char **argv) {
@@ -90,6 +97,7 @@ int main(int argc, char **argv) {
         while (cpu_time(CLOCK_THREAD_CPUTIME_ID) - own < LEAST / 1e3) calls(NULL);
     own = cpu_time(CLOCK_THREAD_CPUTIME_ID) - own, all = cpu_time(CLOCK_PROCESS_CPUTIME_ID) - all;
     told(after);
-    printf("{\"wrong\": %d, \"others\": %s, \"told\": [%s, %s]}\n", wrong, all - own > own / 100 ? "true" : "false", before, after);
+    const char *others = all - own > own / 100 ? "true" : "false";
+    printf("{\"wrong\": %d, \"others\": %s, \"told\": [%s, %s]}\n", wrong, others, before, after);
     return 0;
 }

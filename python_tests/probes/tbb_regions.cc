@@ -1,5 +1,5 @@
-/* Runs TBB algorithms as it is told to, one command a line on standard input, one answer a line. It builds with oneTBB and
-   with classic TBB:
+/* Runs TBB algorithms as it is told to, one command a line on standard input, one answer a line. It builds with oneTBB
+   and with classic TBB:
 
      run MS [KIND]   algorithms for so many milliseconds; answers with the smallest and the largest number of threads
      once [KIND]     one algorithm; answers with its threads
@@ -50,11 +50,11 @@ static double now() {
     return std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
 
-/* Part of the work, which counts the threads that are at it. */
+/* Part of the work, which counts the threads that are at it. It sleeps, so that there may be more of them than CPUs. */
 static void work(double ms) {
     int seen = ++inside, before = most;
     while (seen > before && !most.compare_exchange_weak(before, seen)) {}
-    for (double begin = now(); now() - begin < ms;) {}
+    std::this_thread::sleep_for(std::chrono::duration<double, std::milli>(ms));
     --inside;
 }
 
@@ -74,10 +74,11 @@ static void run_one(const std::string &kind, double ms) {
     std::atomic<long> sum{0};
     auto add = [&](int) { work(ms); ++sum; };
     if (kind == "reduce") {
-        sum = tbb::parallel_reduce(tbb::blocked_range<int>(0, ITEMS), 0L, [&](const tbb::blocked_range<int> &range, long part) {
+        auto count = [&](const tbb::blocked_range<int> &range, long part) {
             for (int i = range.begin(); i != range.end(); i++, part++) work(ms);
             return part;
-        }, std::plus<long>());
+        };
+        sum = tbb::parallel_reduce(tbb::blocked_range<int>(0, ITEMS), 0L, count, std::plus<long>());
     } else if (kind == "invoke") {
         auto part = [&] { for (int i = 0; i < CPUS; i++) add(i); };
         tbb::parallel_invoke(part, part, part, part);

@@ -58,13 +58,13 @@ impl Ballast {
         }
     }
 
-    /// In a forked child.
+    /// In a forked child, where every write copies a page: only if there is something to forget.
     pub(super) fn forget(&self) {
-        if self.state.load(Ordering::Relaxed) != NEVER {
+        if [ON, END].contains(&self.state.load(Ordering::Relaxed)) {
             self.state.store(OFF, Ordering::Relaxed);
+            self.is_used.store(false, Ordering::Relaxed);
+            self.caller.store(0, Ordering::Relaxed);
         }
-        self.is_used.store(false, Ordering::Relaxed);
-        self.caller.store(0, Ordering::Relaxed);
     }
 
     fn end(&self) {

@@ -17,7 +17,10 @@
 //!   number of threads in use. The second thread in the list has a block of its own (gone with it, but still in memory
 //!   right after the fork), with the same pool in the same place.
 //!
-//! It was found so in libgomp of GCC 4.9 to 16. Where it is not found, nothing is changed.
+//! It was found so in libgomp of GCC 4.8, 7, 10, 12, 14 and 16. Where it is not found, nothing is changed.
+//!
+//! One thing remains: libgomp goes on counting the lost threads among those it manages, so it takes its CPUs for
+//! overcommitted, and the child's teams wait with little spinning, as if `OMP_WAIT_POLICY` were passive.
 
 use crate::next;
 use crate::state;
@@ -52,42 +55,50 @@ extern "C" fn in_child() {
 
 fn forget_teams() {
     let control_block = sys::thread_key();
+    // A thread has one team of each copy of libgomp at most, and their keys are among the first.
+    let (copies, mut found) = (super::libgomp::copies(), 0);
     for key in 0..KEYS {
         // SAFETY: a key that nobody has made has no value.
         let block = unsafe { next::pthread_getspecific()(key) } as usize;
-        if block.is_multiple_of(8) && (control_block.saturating_sub(NEAR)..control_block).contains(&block) {
-            forget_team(block);
+        let is_near = (control_block.saturating_sub(NEAR)..control_block).contains(&block);
+        if is_near && block.is_multiple_of(8) && forget_team(block) {
+            found += 1;
+            if found == copies {
+                break;
+            }
         }
     }
 }
 
 /// Forgets the pool that the block points to, if it is one of libgomp's.
-fn forget_team(block: usize) {
+fn forget_team(block: usize) -> bool {
     let mut words = [0; WORDS];
     let there = sys::peek(block, &mut words);
     if words.get(TEAM) != Some(&0) {
-        return;
+        return false;
     }
     let mut pools = words.iter().enumerate().take(there).skip(TEAM + 1);
-    if let Some((at, _)) = pools.find(|&(at, &pool)| is_pool(pool, at)) {
-        // SAFETY: a word of this thread's own block, which nobody else writes.
-        unsafe { *(block as *mut usize).add(at) = 0 };
-        log::debug!("fork: forgot the libgomp team of process {}", sys::getpid());
-    }
+    let Some((at, _)) = pools.find(|&(at, &pool)| is_pool(pool, at)) else { return false };
+    // SAFETY: a word of this thread's own block, which nobody else writes.
+    unsafe { *(block as *mut usize).add(at) = 0 };
+    log::debug!("fork: forgot the libgomp team of process {}", sys::getpid());
+    true
 }
 
 /// Whether `pool` is a pool of threads whose blocks point to it with the word `at`.
 fn is_pool(pool: usize, at: usize) -> bool {
-    let word = |address: usize| {
-        let mut word = [0];
-        let is_there = address != 0 && address.is_multiple_of(8) && sys::peek(address, &mut word) == 1;
-        is_there.then_some(word[0])
-    };
     let second_of = || {
-        let (threads, counts) = (word(pool)?, word(pool + 8)?);
+        let [threads, counts] = words_at(pool)?;
         let (room, used) = (counts & 0xffff_ffff, counts >> 32);
         (2..room).contains(&used).then_some(())?;
-        word(threads + 8)
+        words_at(threads.wrapping_add(8))
     };
-    second_of().and_then(|second| word(second + 8 * at)) == Some(pool)
+    second_of().and_then(|[second]| words_at(second.wrapping_add(8 * at))) == Some([pool])
+}
+
+/// The words at an address that may be any number.
+fn words_at<const N: usize>(address: usize) -> Option<[usize; N]> {
+    let mut words = [0; N];
+    let is_address = address > 0xffff && address.is_multiple_of(8);
+    (is_address && sys::peek(address, &mut words) == N).then_some(words)
 }

@@ -269,6 +269,11 @@ pub(super) fn ballasts() -> impl Iterator<Item = &'static Ballast> {
     COPIES.iter().map(|copy| &copy.ballast)
 }
 
+/// How many copies are governed.
+pub(super) fn copies() -> usize {
+    COPIES.iter().filter(|copy| copy.dynamic.load(Ordering::Relaxed) != 0).count()
+}
+
 impl Copy {
     const fn none() -> Self {
         Self {
@@ -351,7 +356,8 @@ impl Copy {
 pub(super) fn forget_threads() {
     ballasts().for_each(Ballast::forget);
     let myself = sys::thread_key();
-    for half in HALVES.iter().filter(|half| half.thread.load(Ordering::Relaxed) != myself) {
+    let is_lost = |half: &&Half| ![0, myself].contains(&half.thread.load(Ordering::Relaxed));
+    for half in HALVES.iter().filter(is_lost) {
         half.thread.store(0, Ordering::Relaxed);
     }
 }

@@ -13,6 +13,7 @@ use core::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU8, AtomicU32, 
 use knlfix_core::cpumask::{BYTES, CpuMask, SparseMask};
 use knlfix_core::ledger::{Ledger, Me, Owner};
 use knlfix_core::share::{self, Held, REFRESH_MS, Share};
+use knlfix_core::text::Lossy;
 
 /// A process that could not join tries again after this time.
 const AGAIN_MS: u32 = 1000;
@@ -433,7 +434,8 @@ fn try_to_join(member: &Member, now: u32) -> Option<()> {
     if let Some(told) = super::start::told() {
         ledger.tell(index, told);
     }
-    log::debug!("budget: slot {index} of {}, {} threads", path, member.budget.load(Ordering::Relaxed));
+    let path = Lossy(process::c_path(&path).to_bytes());
+    log::debug!("budget: slot {index} of {path}, {} threads", member.budget.load(Ordering::Relaxed));
     Some(())
 }
 
@@ -442,7 +444,7 @@ fn try_to_join(member: &Member, now: u32) -> Option<()> {
 fn tell_refused(path: &core::ffi::CStr, refused: &segment::Refused) {
     static TOLD: AtomicUsize = AtomicUsize::new(0);
     if TOLD.swap(1, Ordering::Relaxed) == 0 {
-        let path = knlfix_core::text::Lossy(path.to_bytes());
+        let path = Lossy(path.to_bytes());
         log::warn!("budget: {path}: {refused}; this process is not governed");
     }
 }

@@ -15,8 +15,8 @@
 //! * **oneTBB**: every algorithm that waits for its end comes through one of three functions, which we wrap
 //!   ([`algorithm`]). Exceptions that the algorithm throws pass the wrapper, whose [`personality`] ends the count.
 //! * **Classic TBB**: algorithms are templates that call the scheduler through a table of virtual functions, where
-//!   nobody can stand between. But each makes a `task_group_context` on the stack, which has the algorithm's name in it,
-//!   and destroys it at the end, also when an exception passes.
+//!   nobody can stand between. But each makes a `task_group_context` on the stack, which has the algorithm's name in
+//!   it, and destroys it at the end, also when an exception passes. What runs in an arena is wrapped as above.
 //!
 //! Tasks that nobody waits for, and the part of a task group's life before the wait, are limited by the control that is
 //! there, but not counted.
@@ -58,11 +58,13 @@ macro_rules! hooks {
 }
 
 hooks! {
-    // oneTBB's algorithms, the wait of its task groups and graphs, and its pipeline; the classic pipeline
+    // oneTBB's algorithms, the wait of its task groups and graphs, and its pipeline
     _ZN3tbb6detail2r116execute_and_waitERNS0_2d14taskERNS2_18task_group_contextERNS2_12wait_contextES6_ => algorithm;
     _ZN3tbb6detail2r14waitERNS0_2d112wait_contextERNS2_18task_group_contextE => algorithm;
     _ZN3tbb6detail2r117parallel_pipelineERNS0_2d118task_group_contextEmRKNS2_11filter_nodeE => algorithm;
+    // the classic pipeline, and what runs in an arena: also the wait of graphs
     _ZN3tbb8pipeline3runEmRNS_18task_group_contextE => algorithm;
+    _ZNK3tbb10interface78internal15task_arena_base16internal_executeERNS1_13delegate_baseE => algorithm;
     // controls: made, unmade, and asked for
     _ZN3tbb6detail2r16createERNS0_2d114global_controlE => change;
     _ZN3tbb6detail2r17destroyERNS0_2d114global_controlE => change;
@@ -76,7 +78,7 @@ hooks! {
 }
 
 /// Defines a wrapper around a function of up to four arguments and no result: `$begin` is told the hook's number, the
-/// return address and the stack, and says what to call; with a token, `$end` is called after it.
+/// return address, the stack and the first argument, and says what to call; with a token, `$end` is called after it.
 macro_rules! wrapper {
     ($(#[$doc:meta])* $name:ident, $begin:ident, $end:ident $(, $personality:ident)?) => {
         $(#[$doc])*
@@ -95,6 +97,7 @@ macro_rules! wrapper {
                 "push rdx",
                 "push rsi",
                 "push rdi",
+                "mov rcx, rdi",
                 "mov edi, eax",
                 "mov rsi, [rbp + 8]",
                 "mov rdx, rbp",
@@ -146,9 +149,12 @@ struct Begun<T: 'static> {
     token: Option<&'static T>,
 }
 
-unsafe extern "C" fn begin(entry: usize, site: usize, stack: usize) -> Begun<Caller> {
+unsafe extern "C" fn begin(entry: usize, site: usize, stack: usize, argument: usize) -> Begun<Caller> {
+    const IN_ARENA: usize =
+        Entry::_ZNK3tbb10interface78internal15task_arena_base16internal_executeERNS1_13delegate_baseE as usize;
     let (real, library) = known(entry, site);
-    Begun { real, token: library.and_then(|library| Caller::begin(library, stack)) }
+    let arena = if entry == IN_ARENA { argument } else { 0 };
+    Begun { real, token: library.and_then(|library| Caller::begin(library, arena, stack)) }
 }
 
 unsafe extern "C" fn end(caller: &'static Caller) {
@@ -174,7 +180,7 @@ unsafe extern "C" fn personality(
     CONTINUE_UNWIND
 }
 
-unsafe extern "C" fn begin_change(entry: usize, site: usize, _stack: usize) -> Begun<Library> {
+unsafe extern "C" fn begin_change(entry: usize, site: usize) -> Begun<Library> {
     let (real, token) = known(entry, site);
     Begun { real, token }
 }
@@ -218,7 +224,7 @@ unsafe extern "C" fn on_context_made(context: *const Context, entry: usize, stac
     call_method(real, context);
     let Some(library) = library else { return };
     if is_on_stack(context, stack)
-        && let Some(caller) = Caller::begin(library, context as usize)
+        && let Some(caller) = Caller::begin(library, 0, context as usize)
         // SAFETY: the caller has just made it.
         && !unsafe { (*context).is_algorithms() }
     {
@@ -321,8 +327,9 @@ impl Caller {
         Self::places(thread).find(|caller| caller.thread.load(Ordering::Relaxed) == thread)
     }
 
-    /// Begins an algorithm of the calling thread, which is to be [ended](Self::end); `None` if it is not to be counted.
-    fn begin(library: &'static Library, stack: usize) -> Option<&'static Self> {
+    /// Begins an algorithm of the calling thread in an arena (0: its own), which is to be [ended](Self::end); `None` if it
+    /// is not to be counted.
+    fn begin(library: &'static Library, arena: usize, stack: usize) -> Option<&'static Self> {
         let thread = sys::thread_key();
         let known = Self::known(thread);
         match known {
@@ -345,7 +352,7 @@ impl Caller {
         })?;
         caller.library.store(core::ptr::from_ref(library) as usize, Ordering::Relaxed);
         caller.stack.store(stack, Ordering::Relaxed);
-        library.enter();
+        library.enter(arena);
         Some(caller)
     }
 
@@ -381,7 +388,7 @@ const MAX_ALLOWED_PARALLELISM: c_int = 0;
 
 /// The functions of a library, by number.
 enum Function {
-    /// `int (const task_arena *)`: of the arena, without an arena of the calling thread's.
+    /// `int (const task_arena *)`: of the arena; without one, of the calling thread's or a default one.
     MaxConcurrency,
     /// The calling thread's slot in its arena, -1 (or 65535) outside of any. Workers have none of the first.
     Slot,
@@ -486,7 +493,7 @@ impl Library {
         let at = self.functions.get(function as usize).map_or(0, |at| at.load(Ordering::Relaxed));
         // SAFETY: it takes a pointer, a number or nothing; `of` has found it.
         let function = unsafe { core::mem::transmute::<usize, unsafe extern "C" fn(usize) -> usize>(at) };
-        // SAFETY: TBB keeps no pointers but that to the control, which is static.
+        // SAFETY: TBB keeps no pointer but that to the control, which is static; an arena is the caller's own.
         unsafe { function(argument) }
     }
 
@@ -496,17 +503,17 @@ impl Library {
     }
 
     /// Threads that TBB would use.
-    fn ask(&self) -> u32 {
-        let most = self.call(Function::MaxConcurrency, 0) as c_int;
+    fn ask(&self, arena: usize) -> u32 {
+        let most = self.call(Function::MaxConcurrency, arena) as c_int;
         (most.max(1) as usize).min(self.limit()) as u32
     }
 
     /// The first of the open algorithms enters the region.
-    fn enter(&self) {
+    fn enter(&self, arena: usize) {
         if self.change_open(|open| (open != Open::NONE).then(|| open.one_more())).is_some() {
             return;
         }
-        let ask = self.ask();
+        let ask = self.ask(arena);
         let region = super::enter(ask);
         let first = |open: Open| Some(if open == Open::NONE { Open::first(region) } else { open.one_more() });
         if self.change_open(first) == Some(Open::NONE) {
