@@ -1,6 +1,7 @@
 """Does the work of one group, as often as it is told to, and keeps every result that differs from those before.
 
-usage: results.py GROUP. One command a line on standard input: "rounds N" is answered with "done", "save PATH" with "saved".
+usage: results.py GROUP. One command a line on standard input: "rounds N" is answered with "done", "save PATH" with
+"saved".
 What is saved is a pickle of {name of the work: [its distinct results, each a list of arrays]}.
 """
 
@@ -107,7 +108,7 @@ def numba_group():
 
 
 def linear_algebra(module):
-    """What numpy.linalg and scipy.linalg both have; the factors, and what they make when they are put together again."""
+    """What numpy.linalg and scipy.linalg both have; factors also as what they make when they are put together."""
 
     def product():
         return SQUARE @ TALL[:160], TALL.T @ TALL, SQUARE @ SQUARE[0]
@@ -131,7 +132,8 @@ def linear_algebra(module):
         return numpy.sort_complex(values), abs(SQUARE[:90, :90] @ vectors - vectors * values) < 1e-10
 
     def lstsq():
-        return module.lstsq(TALL, SQUARE[:1].repeat(260, 0)[:, :40], **({"rcond": None} if module is numpy.linalg else {}))[:1]
+        right = SQUARE[:1].repeat(260, 0)[:, :40]
+        return module.lstsq(TALL, right, **({"rcond": None} if module is numpy.linalg else {}))[:1]
 
     def cholesky():
         return (module.cholesky(POSITIVE),)
@@ -184,7 +186,8 @@ def mkl_group():
         work, s = TALL.copy(), numpy.zeros(columns)
         u, v = numpy.zeros((rows, columns)), numpy.zeros((columns, columns))
         failed = mkl.LAPACKE_dgesdd(101, ctypes.c_char(b"S"), integer(rows), integer(columns), address(work),
-                                    integer(columns), address(s), address(u), integer(columns), address(v), integer(columns))
+                                    integer(columns), address(s), address(u), integer(columns), address(v),
+                                    integer(columns))
         # Put together without a BLAS: what is looked at is MKL's.
         return s, numpy.einsum("ik,k,kj->ij", u, s, v), numpy.array([failed])
 

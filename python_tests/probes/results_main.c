@@ -3,9 +3,9 @@
      rounds N    so many rounds of all checks
      quit
 
-   usage: results_main LIBRARY... Each library has a function `checks` that calls back with names and values. With two or
-   more, a round runs them one after another, and then at once, each in a thread of its own. What it says on standard
-   output: "ready", after each round "LIBRARY.CHECK VALUE" lines, after all rounds "done". */
+   usage: results_main LIBRARY... Each library has a function `checks` that calls back with names and values. With
+   two or more, a round runs them one after another, and then at once, each in a thread of its own. What it says on
+   standard output: "ready", after each round "LIBRARY.CHECK VALUE" lines, after all rounds "done". */
 #include <dlfcn.h>
 #include <pthread.h>
 #include <stdio.h>
@@ -27,7 +27,8 @@ static struct library libraries[LIBRARIES];
 
 static void say(void *out, const char *name, long value) {
     struct library *library = out;
-    int more = snprintf(library->text + library->used, TEXT - library->used, "%d.%s %ld\n", library->number, name, value);
+    int more = snprintf(library->text + library->used, TEXT - library->used, "%d.%s %ld\n", library->number, name,
+                        value);
     if (more < 0 || (library->used += more) >= TEXT) abort();
 }
 

@@ -1,5 +1,6 @@
-/* Every OpenMP construct whose result is the same for any number of threads, in regions of the default size. This object
-   neither asks for the maximum nor sets it, so its regions may be made smaller: "team.*" says how large they were. */
+/* Every OpenMP construct whose result is the same for any number of threads, in regions of the default size. This
+   object neither asks for the maximum nor sets it, so its regions may be made smaller: "team.*" says how large they
+   were. */
 #include "results_checks.h"
 #include <omp.h>
 
@@ -27,8 +28,8 @@ static long reduction(int *team) {
     return sum ^ largest;
 }
 
-/* Every thread takes its part by its own arithmetic, as much code does: what counts is that the team that it is told of is
-   the team that there is. */
+/* Every thread takes its part by its own arithmetic, as much code does: what counts is that the team it is told of is
+   the team there is. */
 static long by_hand(void) {
     long sums[256] = {0}, sum = 0;
 #pragma omp parallel

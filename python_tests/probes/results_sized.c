@@ -1,5 +1,5 @@
-/* Code that sizes by what it is told: omp_get_max_threads, and then regions that must not have one thread more, or (where
-   it passes the number on) one less. A write past what was sized ends the program. */
+/* Code that sizes by what it is told: omp_get_max_threads, and then regions that must not have one thread more, or
+   (where it passes the number on) one less. A write past what was sized ends the program. */
 #include "results_checks.h"
 #include <omp.h>
 #include <pthread.h>
@@ -14,7 +14,8 @@ enum { PAGE = 4096, N = 20000 };
 static char *guarded(int threads) {
     size_t size = (threads + 2) * (size_t)PAGE;
     char *pages = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (pages == MAP_FAILED || mprotect(pages, PAGE, PROT_NONE) || mprotect(pages + size - PAGE, PAGE, PROT_NONE)) abort();
+    if (pages == MAP_FAILED || mprotect(pages, PAGE, PROT_NONE)) abort();
+    if (mprotect(pages + size - PAGE, PAGE, PROT_NONE)) abort();
     return pages + PAGE;
 }
 
@@ -45,8 +46,8 @@ static long default_size(void) {
     return sum;
 }
 
-/* As scikit-learn and XGBoost do it: the number goes to num_threads, the parts are dealt out beforehand, thread i does part i.
-   With a thread less a part is missing; with one more there is a write behind the end. */
+/* As scikit-learn and XGBoost do it: the number goes to num_threads, the parts are dealt out beforehand, thread i does
+   part i. With a thread less a part is missing; with one more there is a write behind the end. */
 static long dealt_out(void) {
     long sum = 0;
     for (int turn = 0; turn < 30; turn++) {

@@ -86,7 +86,8 @@ long pipeline() {
                                             return next++;
                                         }) &
                tbb::make_filter<long, long>(tbb::filter_mode::parallel, [](long i) { return mix(i); }) &
-               tbb::make_filter<long, void>(tbb::filter_mode::serial_in_order, [&](long value) { hash = mix(hash + value); }));
+               tbb::make_filter<long, void>(tbb::filter_mode::serial_in_order,
+                                            [&](long value) { hash = mix(hash + value); }));
     return hash;
 }
 
