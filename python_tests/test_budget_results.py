@@ -28,6 +28,10 @@ CPUS = len(os.sched_getaffinity(0))
 # More threads than there are CPUs: alone a region gets them all, and whoever shares gets fewer.
 MANY = CPUS + 1
 
+# The one result whose last bits are a matter of chance, without us too: numba adds what each thread happened to do, so
+# that references may agree and say nothing.
+BY_CHANCE = "numba_reductions"
+
 SHARED, ALONE = " threads are ours\n", "budget: alone\n"
 
 
@@ -195,13 +199,16 @@ def check(references, results):
     for name, found in results.items():
         known = [arrays for reference in references for arrays in reference[name]]
         for place, right in enumerate(zip(*known, strict=True)):
-            if equal(right):
+            by_chance = name == BY_CHANCE and right[0].dtype.kind == "f"
+            if equal(right) and not by_chance:
                 for arrays in found:
                     assert equal([right[0], arrays[place]]), f"{name}, result {place}: not equal to the bit"
                 continue
             assert right[0].dtype.kind in "fc", f"{name}, result {place}: without the library it is not always the same"
             scale = abs(right[0]).max()
             allowed = 100 * max(abs(other - right[0]).max() for other in right) / scale
+            if by_chance:
+                allowed = max(allowed, 100 * numpy.finfo(float).eps)
             assert allowed < 1e-9, f"{name}, result {place}: without the library it differs by {allowed / 100}"
             for arrays in found:
                 differs = abs(arrays[place] - right[0]).max() / scale

@@ -102,7 +102,8 @@ def numba_group():
         return [numpy.concatenate([rows(ROWS) for _ in range(50)])]
 
     def numba_reductions():
-        return [numpy.array([whole(TARGET) for _ in range(50)])]
+        totals, counts = zip(*[whole(TARGET) for _ in range(50)])
+        return numpy.array(totals), numpy.array(counts)
 
     return [numba_rows, numba_reductions]
 

@@ -135,7 +135,7 @@ pub static KNOBS: [Knob; 17] = [
         name: "KNLFIX_FORKED_REGIONS",
         default: "on",
         values: SWITCH,
-        doc: "let a forked child run libgomp regions after its parent ran one (without this it hangs), on a thread that stands in for the caller",
+        doc: "let a forked child run libgomp regions after its parent ran one: without this it hangs, as it waits for threads that it does not have",
         apply: |config, value| switch(&mut config.forked_regions, value),
         show: |config, out| out.write_str(on_off(config.forked_regions)),
     },

@@ -17,7 +17,8 @@
 //!   number of threads in use. The second thread in the list has a block of its own (gone with it, but still in memory
 //!   right after the fork), with the same pool in the same place.
 //!
-//! It was found so in libgomp of GCC 4.8, 7, 10, 12, 14 and 16. Where it is not found, nothing is changed.
+//! It was found so in libgomp of GCC 12, 14 and 16, and in those of wheels since OpenMP 3.1 (GCC 4.8). Where it is not
+//! found, nothing is changed.
 //!
 //! One thing remains: libgomp goes on counting the lost threads among those it manages, so it takes its CPUs for
 //! overcommitted, and the child's teams wait with little spinning, as if `OMP_WAIT_POLICY` were passive.

@@ -341,7 +341,7 @@ fn tell_share(seen: Seen, budget: u32) {
 }
 
 /// The calling thread's mask, or the user mask under its pin.
-fn allowed_mask() -> Option<CpuMask> {
+pub(super) fn allowed_mask() -> Option<CpuMask> {
     let mask = sys::mask_of(0).ok()?;
     let under = if state::active() { PINS.user_of(sys::this_thread(), mask.fingerprint()) } else { None };
     Some(under.map_or(mask, |(user, _)| user.clone()))

@@ -51,7 +51,8 @@ pub(super) fn told() -> Option<u32> {
 #[cold]
 #[inline(never)]
 fn work_out() -> Option<u32> {
-    let mask = sys::mask_of(0).ok()?;
+    // Not this thread's: its runtime may be moving it over the CPUs, or have pinned it.
+    let mask = member::allowed_mask()?;
     let budget = budget::size(crate::state::config().budget, &mask, &super::files::Kernel);
     let siblings = if is_one_of_many() { siblings(&mask) } else { 1 };
     let active = member::active_elsewhere(&mask);
