@@ -288,6 +288,12 @@ def test_without_room_in_shared_memory_each_process_governs_itself(domain, mount
     assert said.count("\n") == 1 and any(f": {reason}; this process is not governed\n" in said for reason in why.split("|"))
 
 
+def test_a_limit_on_the_size_of_files_kills_nobody(domain):
+    program = domain.start("prlimit", "--fsize=4096")
+    assert program.teams(20) == (CPUS, CPUS)
+    assert program.end().endswith(": growing it failed (error 27); this process is not governed\n")
+
+
 def test_a_lock_that_nobody_gives_up_is_not_waited_for_long(domain):
     scout = domain.start()
     scout.once()

@@ -393,3 +393,6 @@ MEASURES = {
     "pool": pool_gain,
     "file": library_file,
 }
+
+ROUNDS = (40, 8)
+QUICK = list(MEASURES)

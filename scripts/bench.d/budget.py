@@ -1,194 +1,304 @@
 """What one budget for all processes gains and costs: `scripts/bench budget`."""
-import os
+import contextlib
 import pathlib
 import subprocess
-import threading
-import time
 
+import counters
 import machine
+from budget_crew import CPUS, Crew
 from figures import Section, Target, median
 
 HERE = pathlib.Path(__file__).resolve().parent
-ROOT = HERE.parent.parent
-CPUS = len(os.sched_getaffinity(0))
+VENV = HERE.parent.parent / ".venv"
+RUNTIMES = VENV / "runtimes"
 
-# The workloads run so long at a time: many slices of a scheduler, and of the library's look at the others.
-SECONDS = 0.5
-COUNTS = (1, 2, 4, 8)
+# A crew works so long uncounted, for the library to see the others, and then so long for the figures: in a whole run, in a quick one.
+WARM, SECONDS = (0.1, 0.1), (0.5, 0.2)
+COUNTS = ((1, 2, 4, 8), (1, 4))
+# Rounds that one set of processes works; then come new ones. What they are told at their start differs from set to set.
+ROUNDS_OF_A_CREW = 4
 
-ONE_THREAD = {name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")}
+# What a user sets who knows how many threads each process should have. The last one is for our own programs: TBB has none.
+NUMBERS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "BLIS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS", "BENCH_THREADS")
+
+
+def static_settings():
+    """The numbers of threads a user would try: 1, 2, 4, ... below all CPUs."""
+    counts = [1]
+    while counts[-1] * 2 < CPUS:
+        counts.append(counts[-1] * 2)
+    return {f"{count} each": dict.fromkeys(NUMBERS, str(count)) for count in counts}
 
 
 def variants(library):
-    """What is compared: with how many threads each process runs, and who says so. `static` are the settings of a user."""
-    statics = sorted({1, max(1, CPUS // 4), max(1, CPUS // 2)})
-    return {
-        "default": {},
-        **{f"{count} each": {name: str(count) for name in ONE_THREAD} for count in statics},
-        "ours": {"LD_PRELOAD": str(library)},
-    }
+    """What is compared. The default is a static setting too: as many threads as CPUs for each process."""
+    return {"default": {}, **static_settings(), "ours": {"LD_PRELOAD": str(library)}}
 
 
-class Runnable(threading.Thread):
-    """How many of the processes' threads run or could run, looked at some hundred times a second."""
-
-    def __init__(self, pids):
-        super().__init__(daemon=True)
-        self.pids, self.samples, self.is_over = pids, [], threading.Event()
-
-    def run(self):
-        while not self.is_over.wait(0.004):
-            self.samples.append(sum(map(self._of, self.pids)))
-
-    @staticmethod
-    def _of(pid):
-        count = 0
-        try:
-            for thread in os.listdir(f"/proc/{pid}/task"):
-                with open(f"/proc/{pid}/task/{thread}/stat") as stat:
-                    count += stat.read().rpartition(")")[2].split()[0] == "R"
-        except (FileNotFoundError, ProcessLookupError):
-            pass
-        return count
+def takes_turns(context, crew_of, work):
+    """{variant: [result of each round]}: crews that `crew_of(environment)` makes do `work(crew)` by turns."""
+    names = variants(context.workshop.ours)
+    results, order = {name: [] for name in names}, list(names)
+    while len(results["ours"]) < context.rounds:
+        with contextlib.ExitStack() as stack:
+            crews = {}
+            for name in order:
+                crews[name] = stack.enter_context(crew_of(names[name]))
+                crews[name].wait_until_ready()
+            for _ in range(min(ROUNDS_OF_A_CREW, context.rounds - len(results["ours"]))):
+                context.wait_for_calm()
+                for name in order:
+                    results[name].append(work(crews[name]))
+                order = order[1:] + order[:1]
+    return results
 
 
-def together(commands, ready, environment):
-    """Runs the commands at once; [START] in them becomes the moment they all begin. Returns what each printed, and how many
-    threads wanted to run in the middle of it."""
-    start = time.monotonic() + ready
-    environment = machine.clean_environment(SLURM_JOB_ID=f"knlfix-bench-{os.getpid()}", **environment)
-    programs = [subprocess.Popen([str(part).replace("[START]", str(start)) for part in command], env=environment,
-                                 stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True) for command in commands]
-    watch = Runnable([program.pid for program in programs])
-    time.sleep(max(0.0, start + SECONDS * 0.2 - time.monotonic()))
-    watch.start()
-    time.sleep(SECONDS * 0.6)
-    watch.is_over.set()
-    watch.join()
-    answers = []
-    for program in programs:
-        out, err = program.communicate(timeout=300)
-        if program.returncode:
-            raise RuntimeError(f"{program.args[0]} failed: {(err.strip().splitlines() or ['no message'])[-1]}")
-        answers.append([float(word) for word in out.split()])
-    return answers, median(watch.samples or [0])
+def compared(results, better):
+    """(medians of `better(turn)`, name of the best static setting, rounds as {variant: number})."""
+    rounds = [{name: better(turns[at]) for name, turns in results.items()} for at in range(len(results["ours"]))]
+    medians = {name: median([one[name] for one in rounds]) for name in results}
+    return medians, max((name for name in medians if name != "ours"), key=medians.get), rounds
 
 
-def throughput(context, title, command, ready, settings=None, counts=COUNTS, target=0.97):
+def over(base):
+    """The statistic "ours over this one"."""
+    return lambda rounds: median([one["ours"] for one in rounds]) / median([one[base] for one in rounds])
+
+
+TITLE = "the same work in several processes at once"
+NOTES = [
+    "numbers of threads: what each process does in a second, all of them together, over that of the best static setting",
+    "CPU: CPU seconds used over those there are; over: how many more threads want to run than there are CPUs or processes, on average",
+    f"{', '.join(static_settings())}: {', '.join(NUMBERS[:-1])}, and global_control for TBB; default: none of them",
+]
+
+
+def throughput(context, title, command, target, settings=None):
     """N processes do the same work, for each N and variant by turns."""
-    table, targets, raw = [], [], {}
-    for count in counts:
-        done = {name: [] for name in variants(context.workshop.ours)}
-        threads = {name: [] for name in done}
-        for _ in range(context.rounds):
-            context.wait_for_calm()
-            for name, environment in variants(context.workshop.ours).items():
-                answers, wanting = together([command] * count, ready, {**(settings or {}), **environment})
-                done[name].append(sum(answer[0] for answer in answers))
-                threads[name].append(wanting)
-        raw[count] = done
-        medians = {name: median(values) for name, values in done.items()}
-        # The default is a static setting too: all CPUs for each process.
-        best = max((name for name in done if name != "ours"), key=medians.get)
-        table.append([f"{count}", *(f"{medians[name] / medians[best]:.3f}" for name in done), best,
-                      f"{median(threads['default']):.0f}", f"{median(threads['ours']):.0f}"])
-        against, wanted = ("default", 0.99) if count == 1 else (best, target)
-        rounds = [{name: values[at] for name, values in done.items()} for at in range(context.rounds)]
-        targets.append(Target.of_rounds(
-            f"{title}, {count} process{'es' if count > 1 else ''}, over {'the default' if count == 1 else 'the best static setting'}",
-            lambda some, against=against: median([one["ours"] for one in some]) / median([one[against] for one in some]),
-            rounds, wanted, at_least=True))
-    head = ["processes", *variants(context.workshop.ours), "best static", "threads wanting to run: default", "ours"]
-    return Section(title, head, table, ["work done in the same time, over that of the best static setting"], targets, raw=raw)
+    names = list(variants(context.workshop.ours))
+    section = Section(TITLE, ["", "processes", *names, "best static", "CPU: default", "ours", "over: default", "ours"], notes=NOTES)
+    for count in COUNTS[context.quick]:
+        results = takes_turns(
+            context, lambda environment, count=count: Crew([command] * count, {**(settings or {}), **environment}),
+            lambda crew: crew.work(WARM[context.quick], SECONDS[context.quick]))
+        medians, best, rounds = compared(results, lambda turn: turn.rate)
+        middle = {(name, what): median([getattr(turn, what) for turn in results[name]]) for name in names for what in ("cpu", "over")}
+        section.rows.append([title, str(count), *(f"{medians[name] / medians[best]:.3f}" for name in names), best,
+                             *(f"{middle[name, what]:.2f}" for what in ("cpu", "over") for name in ("default", "ours"))])
+        base, limit = ("default", 0.99) if count == 1 else (best, target)
+        section.targets.append(Target.of_rounds(f"{title}, {count} process{'es' if count > 1 else ''}, over {base}",
+                                                over(base), rounds, limit, at_least=True))
+        if count > 1:
+            section.targets.append(Target(f"{title}, {count} processes, threads over the CPUs", middle["ours", "over"], 0.05))
+        section.raw[f"{title}, {count}"] = {name: [vars(turn) for turn in turns] for name, turns in results.items()}
+    return section
 
 
-def regions(kind, microseconds, runtime=None, target=0.97):
+# ---- what works ------------------------------------------------------------------------------------------------
+
+
+def regions_program(context, runtime):
+    """The program of OpenMP regions: on libgomp, on another runtime by libgomp's entry points, or ("+kmpc") by its own."""
+    build, source = context.workshop.build, HERE / "budget_regions.c"
+    if runtime == "libgomp":
+        return build("regions-libgomp", "-fopenmp", source)
+    name, _, own = runtime.partition("+")
+    [library] = [path for path in (RUNTIMES / name / "libomp.so.5", RUNTIMES / name / "libiomp5.so") if path.exists()]
+    linked = (library, f"-Wl,-rpath,{library.parent}")
+    if own:
+        return build(f"regions-{runtime}", "-DKMPC", source, *linked)
+    return build(f"regions-{runtime}", build("regions.o", "-c", "-fopenmp", source), *linked)
+
+
+def steps(context, microseconds):
+    """So much work for one thread."""
+    if not hasattr(context.workshop, "steps"):
+        context.workshop.steps = float(machine.run([regions_program(context, "libgomp"), "calibrate"]))
+    return int(context.workshop.steps * microseconds)
+
+
+def regions(runtime, kind, microseconds, target):
     def measure(context):
-        program = context.workshop.regions(runtime and ROOT / ".venv/runtimes" / runtime)
-        title = f"{runtime.split('/')[0] if runtime else 'libgomp'}, {kind} size, {microseconds} us"
-        command = [program, kind, microseconds, "[START]", SECONDS]
-        # A loop of the same size again and again: the spinning threads of a team on other teams' CPUs are the trouble.
-        return throughput(context, title, command, 0.15, target=target)
+        title = f"{runtime.replace('+', ' ')}, {kind} size, {microseconds} us"
+        return throughput(context, title, [regions_program(context, runtime), kind, steps(context, microseconds)], target)
     return measure
 
 
-def python(workload, target=0.97, ready=2.5, **settings):
+def tbb(microseconds):
     def measure(context):
-        title = " ".join([workload, *settings.values()])
-        command = [machine.python(), HERE / "budget_work.py", workload, "[START]", SECONDS]
-        return throughput(context, title, command, ready, settings, counts=(1, 2, 4), target=target)
+        where = RUNTIMES / "tbb2023"
+        program = context.workshop.build("tbb", "-isystem", where / "include", HERE / "budget_tbb.cc", where / "lib/libtbb.so.12",
+                                         f"-Wl,-rpath,{where}/lib", "-pthread", compiler="g++")
+        return throughput(context, f"TBB parallel_for, {microseconds} us", [program, steps(context, microseconds)], 0.97)
+    return measure
+
+
+def blas(name, size):
+    def measure(context):
+        where = RUNTIMES / name
+        [library] = [path for path in (where / "libopenblas.so.0", where / "libblis.so.4") if path.exists()]
+        program = context.workshop.build(f"blas-{name}", HERE / "budget_blas.c", library, f"-Wl,-rpath,{where}")
+        return throughput(context, f"{name} (Debian), dgemm {size}", [program, size], 0.97)
+    return measure
+
+
+def python(title, workload, target, **settings):
+    def measure(context):
+        more = {"NUMBA_CACHE_DIR": str(context.workshop.path / "numba"), **settings}
+        if settings.get("MKL_THREADING_LAYER") == "TBB":
+            library = VENV / "lib/libtbb.so.12"
+            more["BENCH_TBB"] = str(context.workshop.build(
+                "tbb.so", "-shared", "-fPIC", "-isystem", RUNTIMES / "tbb2023/include", HERE / "budget_tbb.cc", library,
+                f"-Wl,-rpath,{library.parent}", compiler="g++"))
+        return throughput(context, title, [machine.python(), HERE / "budget_work.py", workload], target, more)
     return measure
 
 
 def imbalanced(context):
-    """Four processes with 8, 1, 1 and 1 parts of the work: how long until all is done."""
-    names = variants(context.workshop.ours)
-    walls = {name: [] for name in names}
+    """Processes with 8, 1, 1 and 1 parts of the work: how long until all is done."""
     parts = [8, 1, 1, 1]
-    for _ in range(context.rounds):
-        context.wait_for_calm()
-        for name, environment in names.items():
-            commands = [[machine.python(), HERE / "budget_work.py", "numpy-1000", "[START]", "tasks", part * 2] for part in parts]
-            answers, _ = together(commands, 2.5, environment)
-            walls[name].append(max(answer[2] for answer in answers))
-    medians = {name: median(values) for name, values in walls.items()}
-    best = min((name for name in names if name != "ours"), key=medians.get)
-    rounds = [{name: values[at] for name, values in walls.items()} for at in range(context.rounds)]
-    target = Target.of_rounds("imbalanced tasks 8:1:1:1, speed over the best static setting",
-                              lambda some: median([one[best] for one in some]) / median([one["ours"] for one in some]),
-                              rounds, 1.0, at_least=True)
-    return Section("numpy dgemm 1000, 4 processes, tasks 8:1:1:1", ["", *names], [["seconds", *(f"{medians[name]:.2f}" for name in names)]],
-                   [f"the best static setting is: {best}"], [target], raw=walls)
+    each = 1 if context.quick else 2
+    results = takes_turns(
+        context, lambda environment: Crew([[machine.python(), HERE / "budget_work.py", "numpy-1000"]] * len(parts), environment),
+        lambda crew: crew.finish([part * each for part in parts]))
+    medians, best, rounds = compared(results, lambda turn: 1 / turn.wall)
+    return Section("numpy dgemm 1000 in 4 processes with 8, 1, 1 and 1 parts of the work", ["", *medians],
+                   [["seconds until all are done", *(f"{1 / value:.3f}" for value in medians.values())]],
+                   [f"the best static setting is: {best}"],
+                   [Target.of_rounds(f"imbalanced tasks 8:1:1:1, speed over {best}", over(best), rounds, 1.0, at_least=True)],
+                   raw={name: [vars(turn) for turn in turns] for name, turns in results.items()})
 
 
-def empty_region(context):
-    """A region that does nothing, alone, in nanoseconds."""
-    rows, targets = [], []
-    for runtime in (None, "libomp14/libomp.so.5", "iomp2026/libiomp5.so"):
-        program = context.workshop.regions(runtime and ROOT / ".venv/runtimes" / runtime)
-        times = {"without": [], "ours": []}
-        for _ in range(context.rounds):
-            context.wait_for_calm()
-            for name, environment in {"without": {}, "ours": {"LD_PRELOAD": str(context.workshop.ours)}}.items():
-                [[count, *_]], _ = together([[program, "empty", 1, "[START]", SECONDS]], 0.15, {"OMP_NUM_THREADS": "1", **environment})
-                times[name].append(SECONDS * 1e9 / max(count, 1))
-        title = runtime.split("/")[0] if runtime else "libgomp"
-        without, ours = (median(times[name]) for name in ("without", "ours"))
-        rows.append([title, f"{without:.1f} ns", f"{ours:.1f} ns", f"{ours - without:+.1f} ns"])
-    for threads in (CPUS,):
-        program = context.workshop.regions()
-        times = {"without": [], "ours": []}
-        for _ in range(context.rounds):
-            context.wait_for_calm()
-            for name, environment in {"without": {}, "ours": {"LD_PRELOAD": str(context.workshop.ours)}}.items():
-                [[count, *_]], _ = together([[program, "empty", 1, "[START]", SECONDS]], 0.15, environment)
-                times[name].append(SECONDS * 1e9 / max(count, 1))
-        without, ours = (median(times[name]) for name in ("without", "ours"))
-        rows.append([f"libgomp, {threads} threads", f"{without:.1f} ns", f"{ours:.1f} ns", f"{ours - without:+.1f} ns"])
-        rounds = [{name: values[at] for name, values in times.items()} for at in range(context.rounds)]
-        targets.append(Target.of_rounds(f"empty libgomp region of {threads} threads, alone, over without",
-                                        lambda some: median([one["ours"] for one in some]) / median([one["without"] for one in some]),
-                                        rounds, 1.05))
-    return Section("an empty region, alone (on one thread unless it says otherwise)", ["", "without", "ours", "more"], rows, [], targets)
+# ---- what a region costs ---------------------------------------------------------------------------------------
+
+HUNDRED = 100
+CROWDS = ((16, 272), (16,))
+
+
+class Crowd:
+    """Processes that enter a region now and then, often enough to count as active, in the domain of `crew`."""
+
+    def __init__(self, program, processes, library, job):
+        environment = machine.clean_environment(LD_PRELOAD=str(library), SLURM_JOB_ID=job)
+        self._program = subprocess.Popen([str(program), "crowd", str(processes)], env=environment, stdin=subprocess.PIPE,
+                                         stdout=subprocess.PIPE, universal_newlines=True)
+
+    def __enter__(self):
+        if self._program.stdout.readline() != "ready\n":
+            raise RuntimeError("the crowd did not say that it is ready")
+        return self
+
+    def __exit__(self, *_):
+        self._program.communicate("\n")
+
+
+def nanoseconds(turn):
+    """CPU time of one region, of all threads together."""
+    return turn.cpu * CPUS / turn.rate / HUNDRED * 1e9
+
+
+def empty_regions(context):
+    """Regions that do nothing: without and with the library, alone and in company."""
+    ours = {"LD_PRELOAD": str(context.workshop.ours)}
+    try:
+        # Not by single steps: so slow a program would find the library looking at the others in every region.
+        counter = counters.Callgrind(context.workshop)
+    except (OSError, RuntimeError) as problem:
+        counter = counters.Neither([str(problem)])
+    section = Section("a region that does nothing", ["", "without", "ours", "more", "instructions: without", "ours"], notes=[
+        "nanoseconds of CPU time of all threads together; beside others, \"without\" has one thread by setting",
+        f"user instructions of the caller: {counter.name or counter.remark}"])
+    turn = (WARM[context.quick], SECONDS[context.quick])
+
+    def alone(runtime, threads, limit):
+        program = regions_program(context, runtime)
+        setting = {"OMP_NUM_THREADS": str(threads)} if threads == 1 else {}
+        results = {"without": [], "ours": []}
+        with Crew([[program, "empty", 0]], setting) as without, Crew([[program, "empty", 0]], {**setting, **ours}) as governed:
+            without.wait_until_ready()
+            governed.wait_until_ready()
+            for _ in range(context.rounds):
+                context.wait_for_calm()
+                results["without"].append(nanoseconds(without.work(*turn)))
+                results["ours"].append(nanoseconds(governed.work(*turn)))
+        counts = [None, None]
+        if threads == 1 and counter.name:
+            counts = [(counter.of_program(preload, program, "count", 2100, **setting) -
+                       counter.of_program(preload, program, "count", 100, **setting)) / 2000 for preload in ("-", context.workshop.ours)]
+        middle = {name: median(values) for name, values in results.items()}
+        title = f"{runtime}, {threads} thread{'s' if threads > 1 else ''}"
+        section.rows.append([title, *(f"{middle[name]:.0f}" for name in middle), f"{middle['ours'] - middle['without']:+.0f}",
+                             *("-" if count is None else f"{count:.0f}" for count in counts)])
+        rounds = [{name: values[at] for name, values in results.items()} for at in range(context.rounds)]
+        if limit:
+            section.targets.append(Target.of_rounds(f"an empty region, {title}, alone, over without", over("without"), rounds, limit))
+        else:
+            section.targets.append(Target.of_rounds(f"grant and release, {title}, alone",
+                                                    lambda some: median([one["ours"] - one["without"] for one in some]), rounds, 30, "ns"))
+        section.raw[title] = results
+
+    for runtime in ("libgomp", "libomp19", "libomp19+kmpc", "iomp2026"):
+        alone(runtime, 1, None)
+    for runtime in ("libgomp", "libomp19", "libomp19+kmpc", "iomp2026"):
+        alone(runtime, CPUS, 1.05)
+    in_company(context, section, turn)
+    return section
+
+
+def in_company(context, section, turn):
+    """The same in a crowd, where a region gets one thread; without us it has that by setting."""
+    program, library = regions_program(context, "libgomp"), context.workshop.ours
+    for processes in CROWDS[context.quick]:
+        with Crew([[program, "empty", 0]], {"OMP_NUM_THREADS": "1"}) as without, Crew([[program, "empty", 0]], {"LD_PRELOAD": str(library)}) as ours, \
+                Crowd(program, processes, library, ours.job):
+            without.wait_until_ready()
+            ours.wait_until_ready()
+            pairs = [(nanoseconds(without.work(*turn)), nanoseconds(ours.work(*turn))) for _ in range(context.rounds)]
+        middle = [median([pair[at] for pair in pairs]) for at in (0, 1)]
+        title = f"libgomp, beside {processes} active processes"
+        section.rows.append([title, *(f"{value:.0f}" for value in middle), f"{middle[1] - middle[0]:+.0f}", "-", "-"])
+        section.targets.append(Target.of_rounds(f"grant and release, {title}", lambda some: median([one[1] - one[0] for one in some]),
+                                                pairs, 1000, "ns"))
+        section.raw[title] = pairs
 
 
 MEASURES = {
-    "empty": empty_region,
-    "gomp-default-30": regions("default", 30),
-    "gomp-default-1000": regions("default", 1000),
-    "gomp-explicit-30": regions("explicit", 30, target=0.7),
-    "gomp-explicit-1000": regions("explicit", 1000, target=0.95),
-    "libomp-default-30": regions("default", 30, "libomp19/libomp.so.5"),
-    "libomp-explicit-30": regions("explicit", 30, "libomp19/libomp.so.5", target=0.7),
-    "iomp-default-30": regions("default", 30, "iomp2026/libiomp5.so"),
-    "numpy-128": python("numpy-128"),
-    "numpy-512": python("numpy-512"),
-    "mkl-intel": python("mkl-512", MKL_THREADING_LAYER="INTEL"),
-    "mkl-gnu": python("mkl-512", MKL_THREADING_LAYER="GNU"),
-    "mkl-tbb": python("mkl-512", MKL_THREADING_LAYER="TBB"),
-    "kmeans": python("kmeans", target=0.7, ready=5),
-    "knn": python("knn", target=0.7, ready=5),
-    "numba-omp": python("numba", target=0.7, ready=12, NUMBA_THREADING_LAYER="omp"),
-    "numba-tbb": python("numba", ready=12, NUMBA_THREADING_LAYER="tbb"),
+    "empty": empty_regions,
+    "gomp-default-30": regions("libgomp", "default", 30, 0.97),
+    "gomp-default-1000": regions("libgomp", "default", 1000, 0.97),
+    "gomp-explicit-30": regions("libgomp", "explicit", 30, 0.7),
+    "gomp-explicit-1000": regions("libgomp", "explicit", 1000, 0.95),
+    "libomp-default-30": regions("libomp19", "default", 30, 0.97),
+    "libomp-default-1000": regions("libomp19", "default", 1000, 0.97),
+    "libomp-explicit-30": regions("libomp19", "explicit", 30, 0.7),
+    "libomp-explicit-1000": regions("libomp19", "explicit", 1000, 0.95),
+    "kmpc-default-30": regions("libomp19+kmpc", "default", 30, 0.97),
+    "kmpc-explicit-30": regions("libomp19+kmpc", "explicit", 30, 0.7),
+    "iomp-default-30": regions("iomp2026+kmpc", "default", 30, 0.97),
+    "iomp-explicit-30": regions("iomp2026+kmpc", "explicit", 30, 0.7),
+    "iomp-explicit-1000": regions("iomp2026+kmpc", "explicit", 1000, 0.95),
+    "tbb-30": tbb(30),
+    "tbb-1000": tbb(1000),
+    "numpy-128": python("numpy (OpenBLAS), dgemm 128", "numpy-128", 0.97),
+    "numpy-512": python("numpy (OpenBLAS), dgemm 512", "numpy-512", 0.97),
+    "scipy-svd": python("scipy (OpenBLAS), svd 200", "scipy-svd", 0.97),
+    "openblas-pthread": blas("openblas-pthread", 256),
+    "openblas-openmp": blas("openblas-openmp", 256),
+    "blis-pthread": blas("blis-pthread", 256),
+    "blis-openmp": blas("blis-openmp", 256),
+    "mkl-intel": python("MKL INTEL, dgemm 512", "mkl-512", 0.97, MKL_THREADING_LAYER="INTEL"),
+    "mkl-gnu": python("MKL GNU, dgemm 512", "mkl-512", 0.97, MKL_THREADING_LAYER="GNU"),
+    "mkl-tbb": python("MKL TBB, dgemm 512", "mkl-512", 0.97, MKL_THREADING_LAYER="TBB"),
+    "kmeans": python("scikit-learn KMeans", "kmeans", 0.7),
+    "knn": python("scikit-learn kNN brute", "knn", 0.7),
+    "xgboost": python("XGBoost hist", "xgboost", 0.7),
+    "lightgbm": python("LightGBM", "lightgbm", 0.7),
+    "numba-omp": python("numba prange, omp", "numba", 0.7, NUMBA_THREADING_LAYER="omp"),
+    "numba-tbb": python("numba prange, tbb", "numba", 0.97, NUMBA_THREADING_LAYER="tbb"),
+    "numba-workqueue": python("numba prange, workqueue", "numba", 0.7, NUMBA_THREADING_LAYER="workqueue"),
     "imbalanced": imbalanced,
 }
+
+ROUNDS = (8, 3)
+QUICK = ["empty", "gomp-default-30", "gomp-explicit-30", "gomp-explicit-1000", "libomp-default-30", "kmpc-explicit-30", "tbb-30",
+         "numpy-512", "mkl-intel", "kmeans", "numba-omp", "imbalanced"]

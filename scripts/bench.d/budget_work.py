@@ -1,11 +1,11 @@
-"""One process of `scripts/bench budget`: budget_work.py WORKLOAD START SECONDS, or WORKLOAD START tasks COUNT.
+"""One Python process of `scripts/bench budget`: budget_work.py WORKLOAD, with the protocol of budget_crew.h.
 
-Does a workload's unit of work from the moment START (seconds of the monotonic clock) on, for so long or so often, and
-prints the units done, the CPU seconds used and the wall seconds it took.
+It also takes lines "START tasks COUNT": COUNT units from START on, and WALL is the seconds since START.
 """
 import ctypes
 import os
 import pathlib
+import resource
 import sys
 import time
 
@@ -18,7 +18,9 @@ def numpy_product(size):
 
 def mkl_product(size):
     import numpy
-    [library] = list(pathlib.Path(sys.prefix, "lib").glob("libmkl_rt.so.*"))[:1]
+    if "BENCH_TBB" in os.environ:
+        ctypes.CDLL(os.environ["BENCH_TBB"])
+    [library] = pathlib.Path(sys.prefix, "lib").glob("libmkl_rt.so.*")
     mkl = ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)
     left, out = numpy.ones((size, size)), numpy.empty((size, size))
     pointer = ctypes.POINTER(ctypes.c_double)
@@ -27,27 +29,50 @@ def mkl_product(size):
     return lambda: mkl.cblas_dgemm(101, 111, 111, size, size, size, one, matrix, size, matrix, size, zero, result, size)
 
 
-def kmeans():
+def rows(count, columns):
     import numpy
+    return numpy.random.default_rng(0).random((count, columns))
+
+
+def singular_values():
+    import scipy.linalg
+    matrix = rows(200, 200)
+    return lambda: scipy.linalg.svd(matrix)
+
+
+def kmeans():
     from sklearn.cluster import KMeans
-    points = numpy.random.default_rng(0).random((4000, 8))
+    points = rows(4000, 8)
     model = KMeans(n_clusters=8, n_init=1, max_iter=10, random_state=0)
     return lambda: model.fit(points)
 
 
 def neighbours():
-    import numpy
     from sklearn.neighbors import NearestNeighbors
-    points = numpy.random.default_rng(0).random((1500, 16))
+    points = rows(1500, 16)
     model = NearestNeighbors(algorithm="brute").fit(points)
     return lambda: model.kneighbors(points)
+
+
+def xgboost_trees():
+    import xgboost
+    points = rows(4000, 8)
+    data = xgboost.DMatrix(points, points[:, 0])
+    return lambda: xgboost.train({"tree_method": "hist", "max_depth": 4}, data, 2)
+
+
+def lightgbm_trees():
+    import lightgbm
+    points = rows(4000, 8)
+    data = lightgbm.Dataset(points, points[:, 0], free_raw_data=False)
+    return lambda: lightgbm.train({"verbose": -1}, data, 2)
 
 
 def numba_loop():
     import numba
     import numpy
 
-    @numba.njit(parallel=True)
+    @numba.njit(parallel=True, cache=True)
     def loop(values):
         total = 0.0
         for i in numba.prange(values.size):
@@ -62,26 +87,57 @@ WORKLOADS = {
     "numpy-128": lambda: numpy_product(128),
     "numpy-512": lambda: numpy_product(512),
     "numpy-1000": lambda: numpy_product(1000),
+    "scipy-svd": singular_values,
     "mkl-512": lambda: mkl_product(512),
     "kmeans": kmeans,
     "knn": neighbours,
+    "xgboost": xgboost_trees,
+    "lightgbm": lightgbm_trees,
     "numba": numba_loop,
 }
 
 
-def main(workload, start, seconds, count=None):
-    unit = WORKLOADS[workload]()
-    unit()
-    if float(start) < time.monotonic():
-        sys.exit("the start is over before this process is ready")
-    while time.monotonic() < float(start):
-        time.sleep(0.0005)
-    used, begin, done = os.times(), time.monotonic(), 0
-    while done < int(count) if count else time.monotonic() - begin < float(seconds):
+def cpu_seconds():
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return used.ru_utime + used.ru_stime
+
+
+def wait(start):
+    while time.monotonic() < start:
+        time.sleep(0.0002)
+
+
+def for_seconds(unit, start, warm, seconds):
+    wait(start)
+    while True:
+        unit()
+        if time.monotonic() >= start + warm:
+            break
+    used, begin, done = cpu_seconds(), time.monotonic(), 0
+    while True:
         unit()
         done += 1
-    wall, after = time.monotonic() - begin, os.times()
-    print(done, after.user - used.user + after.system - used.system, wall)
+        end = time.monotonic()
+        if end >= start + warm + seconds:
+            return done, cpu_seconds() - used, end - begin
+
+
+def tasks(unit, start, count):
+    wait(start)
+    used = cpu_seconds()
+    for _ in range(count):
+        unit()
+    return count, cpu_seconds() - used, time.monotonic() - start
+
+
+def main(workload):
+    unit = WORKLOADS[workload]()
+    unit()
+    print("ready", flush=True)
+    for line in sys.stdin:
+        start, warm, amount = line.split()
+        print(*tasks(unit, float(start), int(amount)) if warm == "tasks" else for_seconds(unit, float(start), float(warm), float(amount)),
+              flush=True)
 
 
 if __name__ == "__main__":

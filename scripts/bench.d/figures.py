@@ -69,6 +69,17 @@ class Section:
     raw: typing.Dict[str, typing.Any] = dataclasses.field(default_factory=dict)
 
 
+def append(sections, section):
+    """Adds one; what has the title and the head of the last one goes on in its table."""
+    last = sections[-1] if sections else None
+    if last and (last.title, last.head) == (section.title, section.head):
+        for kept, new in ((last.rows, section.rows), (last.targets, section.targets), (last.problems, section.problems)):
+            kept.extend(new)
+        last.raw.update(section.raw)
+    else:
+        sections.append(section)
+
+
 @dataclasses.dataclass
 class Context:
     """What a measure is given."""
@@ -77,6 +88,7 @@ class Context:
     rounds: int
     root: pathlib.Path
     patience: float = 0
+    quick: bool = False
 
     def wait_for_calm(self):
         """Called before every round: waits until others leave the CPUs alone, as long as the patience of the whole run lasts."""

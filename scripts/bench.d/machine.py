@@ -112,15 +112,11 @@ class Workshop:
         """The subject linked with the system's libgomp."""
         return self._compile("gomp", "-fopenmp", "-DREGION", HERE / "subject.c", HERE / "region.c", *self.SUBJECT)
 
-    def regions(self, runtime=None):
-        """The program that runs OpenMP regions, on the system's libgomp or on another runtime with its entry points."""
-        name = f"regions-{runtime.parent.name if runtime else 'libgomp'}"
-        if (self.path / name).exists():
-            return self.path / name
-        if runtime is None:
-            return self._compile(name, "-fopenmp", HERE / "regions.c")
-        compiled = self._compile("regions.o", "-c", "-fopenmp", HERE / "regions.c")
-        return self._compile(name, compiled, runtime, f"-Wl,-rpath,{runtime.parent}")
+    def build(self, name, *arguments, compiler="gcc"):
+        """Another program, or object, or library."""
+        if not (self.path / name).exists():
+            run([compiler, *self.WARNINGS, "-o", self.path / name, *arguments])
+        return self.path / name
 
     def gomp_region(self):
         """A library with one libgomp region, for a Python program to load."""

@@ -223,6 +223,14 @@ pub(crate) fn unlock(fd: c_int) {
     let _ = unsafe { call(libc::SYS_flock, [fd as usize, libc::LOCK_UN as usize]) };
 }
 
+/// The longest file that this process may write (`RLIMIT_FSIZE`); at one more byte the kernel sends a deadly signal.
+pub(crate) fn longest_file() -> u64 {
+    let mut limit = libc::rlimit64 { rlim_cur: 0, rlim_max: 0 };
+    let args = [0, libc::RLIMIT_FSIZE as usize, 0, (&raw mut limit) as usize];
+    // SAFETY: a place for the answer.
+    unsafe { call(libc::SYS_prlimit64, args) }.map_or(u64::MAX, |_| limit.rlim_cur)
+}
+
 /// Makes a file this long, of holes.
 pub(crate) fn truncate(fd: c_int, length: usize) -> Result<()> {
     // SAFETY: plain numbers.

@@ -88,6 +88,9 @@ impl Locked {
     /// Maps the ledger, and makes it if nobody has.
     pub(super) fn ledger(&self) -> Result<Ledger<'static>, Refused> {
         let failed = |what| move |error| Refused::Failed(what, error);
+        if sys::longest_file() < layout::SIZE as u64 {
+            return Err(Refused::Failed("growing it", libc::EFBIG));
+        }
         let is_new = self.stat.st_size == 0;
         if is_new {
             sys::truncate(self.fd, layout::SIZE).map_err(failed("ftruncate"))?;
