@@ -95,6 +95,39 @@ def test_alone_it_has_all_and_in_company_its_part(domain, kind):
     assert first.end() == "" and second.end() == ""
 
 
+def test_a_process_that_is_always_in_some_algorithm_shrinks_too(domain):
+    first, second = domain.start(), domain.start()
+    assert first.ask("overlap") == "overlapping"
+    until(lambda: int(first.ask("look 100")) == CPUS + 1)
+    assert second.ask("hold") == "holding"
+    # The two that call, and what is left of the part.
+    until(lambda: int(first.ask("look 100")) == max(CPUS // 2, 2))
+    assert second.ask("") == "left"
+    until(lambda: int(first.ask("look 100")) == CPUS + 1)
+    assert first.ask("") == "over"
+
+
+def test_tbb_does_not_complain_of_our_limit(so, built, tmp_path):
+    """It does of arenas above a limit that the program has set itself."""
+    four = tmp_path / "four.so"
+    subprocess.run(["gcc", "-O1", "-Wall", "-Werror", "-shared", "-fPIC", PROBES / "four_cpus.c", "-o", four, "-ldl"], check=True)
+    domain = Domain(so, built("tbb2021"), KNLFIX_LOG="warn")
+    first, second = domain.start(preload=f"{four} {so}"), domain.start()
+    assert first.ask("said") == "4 4"
+    second.ask("hold")
+    run(first, "for", 50)
+    assert run(first, "for")[1] == CPUS // 2
+    first.ask("arena")
+    assert run(first, "for")[1] == CPUS // 2
+    assert first.end() == ""
+    limited = domain.start(preload=f"{four} {so}")
+    limited.ask("once")
+    limited.ask("limit 1")
+    limited.ask("arena")
+    assert "limited to 0" in limited.end()
+    domain.end()
+
+
 def test_what_a_killed_process_held_is_free_again(domain):
     survivor, victim = domain.start(), domain.start()
     survivor.ask("once")
@@ -245,6 +278,30 @@ def renamed(path, directory, old, new):
     to = directory / path.name.replace(old.decode(), new.decode())
     to.write_bytes(path.read_bytes().replace(old, new))
     return to
+
+
+RELOADED = """
+import _ctypes
+
+def run(path):
+    library = ctypes.CDLL(path)
+    threads = library.threads_of_one()
+    _ctypes.dlclose(library._handle)
+    return threads
+"""
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_plugin_may_come_and_go(neighbour, python, built, version):
+    program = python(RELOADED, str(built(version, "-shared", "-fPIC", "-fno-gnu-unique")))
+    until(lambda: int(program.ask("")) == CPUS)
+    for _ in range(3):
+        neighbour.ask("hold")
+        program.ask("")
+        assert [int(program.ask("")) for _ in range(10)] == [CPUS // 2] * 10
+        assert neighbour.ask("") == "left"
+        until(lambda: int(program.ask("")) == CPUS)
+    assert program.end() == ""
 
 
 def test_each_copy_of_tbb_is_governed_for_itself(neighbour, python, built, tmp_path):

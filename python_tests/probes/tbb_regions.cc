@@ -3,6 +3,9 @@
 
      run MS [KIND]   algorithms for so many milliseconds; answers with the smallest and the largest number of threads
      once [KIND]     one algorithm; answers with its threads
+     overlap         begins parallel_for from two threads, so that one of them always runs, and says so. Until a line that
+                     is not that, "look MS" answers with the largest number of threads in that time
+     arena           makes an arena of three threads and runs a parallel_for in it; answers with its threads
      hold            begins a parallel_for, says so, and stays in it until the next line; answers when it has ended
      throw COUNT     so many parallel_for that throw; answers with how many exceptions arrived
      limit N         sets the user's own limit (0: takes it away); answers with what TBB says the limit is
@@ -120,6 +123,25 @@ static int threads_of(const std::string &kind, double ms) {
     return most;
 }
 
+static void overlap() {
+    char line[64];
+    std::atomic<bool> is_over{false};
+    auto loops = [&] {
+        while (!is_over) run_for(0.5);
+    };
+    std::thread first(loops), second(loops);
+    puts("overlapping");
+    fflush(stdout);
+    for (int ms; fgets(line, sizeof line, stdin) && sscanf(line, "look %d", &ms) == 1; fflush(stdout)) {
+        most = 0;
+        std::this_thread::sleep_for(std::chrono::milliseconds(ms));
+        printf("%d\n", most.load());
+    }
+    is_over = true;
+    first.join();
+    second.join();
+}
+
 static int throw_so_many(int count) {
     int arrived = 0;
     for (int i = 0; i < count; i++) {
@@ -165,6 +187,14 @@ int main() {
                 if (!fgets(line, sizeof line, stdin)) exit(3);
             });
             puts("left");
+        } else if (!strncmp(line, "overlap", 7)) {
+            overlap();
+            puts("over");
+        } else if (!strncmp(line, "arena", 5)) {
+            tbb::task_arena arena(3);
+            most = 0;
+            arena.execute([] { run_for(0.5); });
+            printf("%d\n", most.load());
         } else if (sscanf(line, "throw %d", &number) == 1) {
             printf("%d\n", throw_so_many(number));
         } else if (sscanf(line, "limit %d", &number) == 1) {

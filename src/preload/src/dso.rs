@@ -130,6 +130,20 @@ impl Dso {
         (found != 0).then_some(found)
     }
 
+    /// Has the loader keep it for good. Takes the loader's lock.
+    pub(crate) fn keep(&self) -> bool {
+        let errno = crate::sys::errno();
+        let flags = libc::RTLD_LAZY | libc::RTLD_NOLOAD | libc::RTLD_NODELETE;
+        // SAFETY: it is loaded, so that this only gives us a handle; its name is a C string. A program is always kept.
+        let is_kept = self.is_program
+            || unsafe {
+                let handle = next::dlopen()(self.path.as_ptr(), flags);
+                !handle.is_null() && next::dlclose()(handle) == 0
+            };
+        crate::sys::set_errno(errno);
+        is_kept
+    }
+
     /// The first definition of `name` behind ours, whoever has it: for code that no object holds.
     pub(crate) fn lookup_anywhere(name: &CStr) -> Option<usize> {
         struct Walk<'a> {
