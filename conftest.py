@@ -41,6 +41,18 @@ def two_cpus():
     return sorted(allowed)
 
 
+@pytest.fixture(autouse=True)
+def untouched():
+    """No test leaves variables to the next ones, as an import of scikit-learn would."""
+
+    def variables():
+        return {name: value for name, value in os.environ.items() if name != "PYTEST_CURRENT_TEST"}
+
+    before = variables()
+    yield
+    assert variables() == before
+
+
 @pytest.fixture(scope="session")
 def so():
     """The library under test: $KNLFIX_SO, or the release build."""

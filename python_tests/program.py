@@ -8,6 +8,7 @@ import pathlib
 import signal
 import subprocess
 import sys
+import sysconfig
 import textwrap
 
 PROBES = pathlib.Path(__file__).resolve().parent / "probes"
@@ -61,6 +62,11 @@ def stuck(runtime, way):
     LLVM and Intel have an atfork handler that gives a plain fork's child its CPUs back, and nothing for the rest.
     """
     return not (RUNTIMES[runtime].family == "llvm" and ways.WAYS[way][0] == "fork")
+
+
+def wheel_libraries(package):
+    """The folder with the libraries that a wheel brings. Importing the package would set variables of this process."""
+    return pathlib.Path(sysconfig.get_path("platlib")) / f"{package}.libs"
 
 
 def linked_to(name):

@@ -17,9 +17,7 @@ PROBES = pathlib.Path(__file__).resolve().parent / "probes"
 @pytest.fixture(scope="session")
 def copies(tmp_path_factory):
     """team.c as two libraries, one linked to the system's libgomp, one to the copy that scikit-learn brings."""
-    import sklearn
-
-    libraries = pathlib.Path(sklearn.__file__).parent.parent / "scikit_learn.libs"
+    libraries = program.wheel_libraries("scikit_learn")
     (own_copy,) = libraries.glob("libgomp-*")
     scratch = tmp_path_factory.mktemp("copies")
     compiled, system, bundled = scratch / "team.o", scratch / "libteam.so", scratch / "libteam-bundled.so"

@@ -196,21 +196,30 @@ def mkl_group():
 
 
 def pool_group():
-    """Four threads that use BLAS and scikit-learn at the same time."""
+    """Four threads that use BLAS, or scikit-learn, at the same time.
+
+    Not both: scikit-learn sets the process's BLAS to one thread meanwhile, so the others' last bits would be chance.
+    """
     import scipy.linalg
     import sklearn.cluster  # noqa: F401  (importing in several threads at once is another subject)
+    import sklearn.ensemble  # noqa: F401
     import sklearn.neighbors  # noqa: F401
 
-    works = [*linear_algebra(numpy.linalg)[:4], *linear_algebra(scipy.linalg)[:4], neighbours, k_means]
     pool = multiprocessing.pool.ThreadPool(4)
 
     def one(work):
         return work()
 
-    def thread_pool():
+    def at_once(works):
         return [array for arrays in pool.map(one, works, chunksize=1) for array in arrays]
 
-    return [thread_pool]
+    def pool_blas():
+        return at_once([*linear_algebra(numpy.linalg)[:4], *linear_algebra(scipy.linalg)[:4]])
+
+    def pool_sklearn():
+        return at_once([neighbours, k_means, gradient_boosting, neighbours, k_means, gradient_boosting])
+
+    return [pool_blas, pool_sklearn]
 
 
 def main():

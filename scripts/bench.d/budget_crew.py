@@ -25,6 +25,7 @@ class Turn:
     rate: float  # units of work a second, of all processes together
     wall: float  # seconds until the last one was done
     cpu: float   # CPU seconds used, over those that there were
+    per_cpu: float  # units of work for each CPU second used
     # Threads that wanted to run beyond the CPUs there are, or one a process if that is more; over that number, on average.
     over: typing.Optional[float] = None
 
@@ -130,8 +131,7 @@ class Crew:
         self._settle()
         room = max(CPUS, len(self._workers))
         over = sum(max(0, count - room) for count in running) / len(running) / room
-        return Turn(sum(done / wall for done, _, wall in answers), max(wall for _, _, wall in answers),
-                    sum(cpu / wall for _, cpu, wall in answers) / CPUS, over)
+        return self._turn(sum(done / wall for done, _, wall in answers), answers, over)
 
     def finish(self, counts):
         """Everybody does so many units, and is then done."""
@@ -139,8 +139,12 @@ class Crew:
         self._tell([f"{start} tasks {count}" for count in counts])
         answers = self._numbers()
         self._settle()
-        wall = max(wall for _, _, wall in answers)
-        return Turn(sum(counts) / wall, wall, sum(cpu for _, cpu, _ in answers) / wall / CPUS)
+        return self._turn(sum(counts) / max(wall for _, _, wall in answers), answers)
+
+    @staticmethod
+    def _turn(rate, answers, over=None):
+        cpu = sum(cpu / wall for _, cpu, wall in answers) / CPUS
+        return Turn(rate, max(wall for _, _, wall in answers), cpu, rate / CPUS / max(cpu, 1e-9), over)
 
     def _tell(self, lines):
         for worker, line in zip(self._workers, lines):

@@ -226,16 +226,20 @@ fn find(name: &CStr, function: usize) -> [usize; 2] {
     }
     forked::watch();
     let copy = if super::is_on(Governor::Libgomp) { Copy::for_region(function) } else { None };
-    let flags = if may_resize(function) { RESIZES } else { 0 };
-    [real, copy.map_or(0, |copy| core::ptr::from_ref(copy) as usize | flags)]
+    let Some(copy) = copy else { return [real, 0] };
+    let flags = if may_resize(function, copy.llvm().is_some()) { RESIZES } else { 0 };
+    [real, core::ptr::from_ref(copy) as usize | flags]
 }
 
 /// Whether the object that holds a region never asks how many threads it could have. Code that is in no object may be
-/// anybody's.
-fn may_resize(function: usize) -> bool {
+/// anybody's. (LLVM's own implementation of gcc's waiting loops crashes in a team of one.)
+fn may_resize(function: usize, is_llvm: bool) -> bool {
     let object = Dso::around(function).and_then(|dso| dso.object);
-    object.is_some_and(|object| !object.imports(&ASKS))
+    object.is_some_and(|object| !(object.imports(&ASKS) || is_llvm && object.imports(&WAITING_LOOPS)))
 }
+
+/// What the iterations of a loop wait for one another with.
+const WAITING_LOOPS: [&CStr; 2] = [c"GOMP_doacross_wait", c"GOMP_doacross_ull_wait"];
 
 /// The functions that tell or set how many threads a region will have, as C and Fortran call them.
 pub(super) const ASKS: [&CStr; 7] = [
