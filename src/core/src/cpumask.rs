@@ -136,6 +136,11 @@ impl CpuMask {
         mask
     }
 
+    /// The word of 64 CPUs at `place`.
+    pub fn word(&self, place: usize) -> u64 {
+        self.words.get(place).copied().unwrap_or(0)
+    }
+
     /// The CPUs in rising order.
     pub fn iter(&self) -> impl Iterator<Item = usize> + '_ {
         self.words.iter().enumerate().flat_map(|(at, &word)| Bits(word).map(move |bit| at * 64 + bit))
@@ -294,7 +299,7 @@ fn number(text: &str) -> Result<usize, ParseError> {
 }
 
 /// The positions of the bits set in a word, rising.
-struct Bits(u64);
+pub(crate) struct Bits(pub(crate) u64);
 
 impl Iterator for Bits {
     type Item = usize;

@@ -5,7 +5,7 @@ mod anything;
 mod ledger_common;
 
 use anything::{OURS, live_on};
-use knlfix_core::cpumask::SparseMask;
+use knlfix_core::cpumask::{CpuMask, SparseMask};
 use knlfix_core::ledger::{CAPACITY, Ledger, Me, Owner, layout};
 use knlfix_core::share::{Claim, LATELY_MS, WHOLE};
 use ledger_common::Segment;
@@ -30,6 +30,8 @@ const PROCESSES: usize = 6;
 const LATELY: u64 = LATELY_MS as u64;
 /// The allowed masks that processes have here, by their CPUs: they overlap in part.
 const MASKS: [&[u8]; 4] = [&[0xff], &[0x0f], &[0xf0, 0xff], &[0, 0, 1]];
+/// What they may pin threads to.
+const CPUS: [&[usize]; 4] = [&[], &[3], &[0, 1, 64, 1055], &[200, 8191]];
 
 #[derive(Clone, Debug)]
 enum Event {
@@ -40,6 +42,8 @@ enum Event {
     /// Looks at the ledger between entering a region and running it, and runs it on so many threads less.
     Shrink(usize, u32),
     ChangeMask(usize, usize),
+    /// Pins threads to the CPUs of such a mask.
+    ClaimCpus(usize, usize),
     Exit(usize),
     /// Killed, and the number is another process's from then on.
     Kill(usize),
@@ -60,6 +64,7 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
         4 => process.clone().prop_map(Leave),
         1 => (process.clone(), 0..9_u32).prop_map(|(p, less)| Shrink(p, less)),
         1 => (process.clone(), 0..MASKS.len()).prop_map(|(p, mask)| ChangeMask(p, mask)),
+        2 => (process.clone(), 0..CPUS.len()).prop_map(|(p, cpus)| ClaimCpus(p, cpus)),
         1 => process.clone().prop_map(Exit),
         1 => process.clone().prop_map(Kill),
         1 => process.clone().prop_map(KillInClaim),
@@ -77,6 +82,7 @@ struct Life {
     regions: Vec<u32>,
     ask: u32,
     seen: u64,
+    cpus: usize,
 }
 
 /// What is written in a slot: by whom, and what. Dead owners stay until they are reaped.
@@ -143,7 +149,7 @@ impl World {
     }
 
     fn write_owner(&mut self, slot: usize, word: u64) {
-        let [range, _] = layout::needed_by(slot);
+        let [range, ..] = layout::needed_by(slot);
         self.segment.write(range, &word.to_le_bytes());
     }
 
@@ -158,7 +164,7 @@ impl World {
                 let got = ledger.claim(self.owner(p), mask.fingerprint(), Some(&mask), now, |_| true, is_alive);
                 assert_eq!(got, Some(expected));
                 let seen = self.now - LATELY - 1;
-                self.lives[p] = Life { mask: self.lives[p].mask, slot: got, regions: vec![], ask: 0, seen };
+                self.lives[p] = Life { mask: self.lives[p].mask, slot: got, seen, ..Life::default() };
                 self.note(p);
             }
             Event::Enter(p, threads, ask) => {
@@ -192,6 +198,12 @@ impl World {
                 let Some(slot) = self.lives[p].slot else { return };
                 let mask = SparseMask::from_bytes(MASKS[mask]).unwrap();
                 self.segment.ledger().set_mask(slot, mask.fingerprint(), Some(&mask));
+                self.note(p);
+            }
+            Event::ClaimCpus(p, cpus) => {
+                let Some(slot) = self.lives[p].slot else { return };
+                self.lives[p].cpus = cpus;
+                self.segment.ledger().claim_cpus(slot, &CpuMask::of(CPUS[cpus].iter().copied()));
                 self.note(p);
             }
             Event::Exit(p) => {
@@ -244,6 +256,13 @@ impl World {
         let ledger = self.segment.ledger();
         let owners = self.lines.iter().map(|(&slot, line)| (slot, line.owner));
         assert_eq!(ledger.owners().collect::<BTreeMap<_, _>>(), owners.collect::<BTreeMap<_, _>>());
+        for (&slot, line) in self.lines.iter().filter(|(_, line)| !line.is_half_taken) {
+            let cpus = CPUS[line.life.cpus].iter().copied();
+            assert!(ledger.claimed_by(slot).eq(cpus.clone()));
+            let of_others = |other: usize| ledger.claims(other).filter(|&(index, _)| index == slot).map(|(_, cpu)| cpu);
+            assert!(of_others(slot).next().is_none() && of_others(CAPACITY).eq(cpus));
+            assert_eq!(ledger.is_first(slot), self.lines.keys().next() == Some(&slot));
+        }
         for (&slot, line) in &self.lines {
             let mask = SparseMask::from_bytes(MASKS[line.life.mask]).unwrap();
             let me = Me { index: slot, fingerprint: mask.fingerprint(), mask: Some(&mask) };
@@ -362,7 +381,7 @@ fn a_slot_of_ours_that_nobody_knows_is_dropped() {
     let mut segment = Segment::zeroed();
     let ours = owner(1, 1);
     claim(segment.ledger(), owner(2, 1));
-    let [range, _] = layout::needed_by(2);
+    let [range, ..] = layout::needed_by(2);
     segment.write(range, &(1_u64 << 22 | 1).to_le_bytes());
     let ledger = segment.ledger();
     assert_eq!(claim(ledger, ours), Some(1));
@@ -415,7 +434,7 @@ fn who_holds_threads_is_suspected_first() {
 #[test]
 fn a_word_that_is_no_owners_is_a_free_slot() {
     let mut segment = Segment::zeroed();
-    let [range, _] = layout::needed_by(0);
+    let [range, ..] = layout::needed_by(0);
     segment.write(range, &(5_u64 << 22).to_le_bytes());
     assert_eq!(claim(segment.ledger(), owner(1, 1)), Some(0));
 }

@@ -363,7 +363,7 @@ fn snapshot(base: *const u8, into: &mut Segment) {
         into.write(range, bytes);
     };
     copy(0..64);
-    for [slot, mask] in (0..SLOTS).map(layout::needed_by) {
+    for [slot, mask, _] in (0..SLOTS).map(layout::needed_by) {
         copy(slot);
         copy(mask);
     }

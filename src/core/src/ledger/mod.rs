@@ -8,6 +8,7 @@
 //! Everything read from it may be garbage (another program of the same user can write there), so every number is cut to
 //! size before it is used, and no loop is longer than the table.
 
+mod cpus;
 #[cfg(all(test, loom))]
 mod models;
 mod slot;
@@ -15,13 +16,14 @@ mod slot;
 use crate::atomics::{AtomicU32, AtomicU64, Ordering};
 use crate::cpumask::SparseMask;
 use crate::share::{Claim, LATELY_MS, WHOLE};
+pub use cpus::CpuCell;
 pub use slot::{MaskCell, Owner, Slot};
 
 /// Processes that a ledger has room for.
 pub const CAPACITY: usize = 4096;
 
 /// The number of the layout, in the segment's name and in its head.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 const MAGIC: u64 = u64::from_le_bytes(*b"knlfix\0\0") | (VERSION as u64) << 56;
 
@@ -72,21 +74,29 @@ const fn idle_ms(seen: u32, now: u32) -> u32 {
 
 /// Where things are in the segment, in bytes.
 pub mod layout {
-    use super::{CAPACITY, Header, MaskCell, Slot};
+    use super::{CAPACITY, CpuCell, Header, MaskCell, Slot};
     use core::ops::Range;
 
     const SLOTS: usize = size_of::<Header>();
     const MASKS: usize = SLOTS + CAPACITY * size_of::<Slot>();
+    const CPUS: usize = MASKS + CAPACITY * size_of::<MaskCell>();
     /// The whole segment. Most of it is a hole: only what [`needed_by`] names is ever touched.
-    pub const SIZE: usize = MASKS + CAPACITY * size_of::<MaskCell>();
+    pub const SIZE: usize = CPUS + CAPACITY * size_of::<CpuCell>();
 
     /// The head.
     pub const HEADER: Range<usize> = 0..SLOTS;
 
     /// The bytes that the owner of slot `index` writes, besides the head.
-    pub const fn needed_by(index: usize) -> [Range<usize>; 2] {
-        let (slot, mask) = (SLOTS + index * size_of::<Slot>(), MASKS + index * size_of::<MaskCell>());
-        [slot..slot + size_of::<Slot>(), mask..mask + size_of::<MaskCell>()]
+    pub const fn needed_by(index: usize) -> [Range<usize>; 3] {
+        [
+            element(SLOTS, index, size_of::<Slot>()),
+            element(MASKS, index, size_of::<MaskCell>()),
+            element(CPUS, index, size_of::<CpuCell>()),
+        ]
+    }
+
+    const fn element(table: usize, index: usize, size: usize) -> Range<usize> {
+        table + index * size..table + (index + 1) * size
     }
 
     pub(super) const fn slots() -> usize {
@@ -96,6 +106,10 @@ pub mod layout {
     pub(super) const fn masks() -> usize {
         MASKS
     }
+
+    pub(super) const fn cpus() -> usize {
+        CPUS
+    }
 }
 
 /// A segment that is mapped here.
@@ -104,6 +118,7 @@ pub struct Ledger<'a> {
     header: &'a Header,
     slots: &'a [Slot],
     masks: &'a [MaskCell],
+    cpus: &'a [CpuCell],
 }
 
 /// What a process that looks at the ledger says of itself.
@@ -130,6 +145,7 @@ impl Ledger<'static> {
                 header: &*base.cast(),
                 slots: core::slice::from_raw_parts(base.add(layout::slots()).cast(), CAPACITY),
                 masks: core::slice::from_raw_parts(base.add(layout::masks()).cast(), CAPACITY),
+                cpus: core::slice::from_raw_parts(base.add(layout::cpus()).cast(), CAPACITY),
             }
         }
     }

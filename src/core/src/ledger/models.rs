@@ -4,8 +4,9 @@
 //! Threads stand for processes. Who is killed does nothing more, so what a kill leaves is the state between two
 //! operations here; `tests/ledger_storm.rs` stops real processes between any two instructions.
 
-use super::{Bound, Header, Ledger, MAGIC, Me, Owner, Slot};
+use super::{Bound, CpuCell, Header, Ledger, MAGIC, Me, Owner, Slot};
 use crate::atomics::{AtomicU32, AtomicU64};
+use crate::cpumask::CpuMask;
 use crate::share::LATELY_MS;
 use loom::sync::Arc;
 use loom::thread;
@@ -18,6 +19,7 @@ const MASK: u64 = 7;
 struct Segment {
     header: Header,
     slots: [Slot; SLOTS],
+    cpus: [CpuCell; SLOTS],
 }
 
 impl Segment {
@@ -29,9 +31,10 @@ impl Segment {
             ask: AtomicU32::new(0),
             seen: AtomicU32::new(0),
             told: AtomicU32::new(0),
+            cpu_words: AtomicU32::new(0),
         };
         let header = Header { magic: AtomicU64::new(MAGIC), bound: AtomicU64::new(0), generation: AtomicU32::new(0) };
-        Self { header, slots: [slot(), slot()] }
+        Self { header, slots: [slot(), slot()], cpus: [CpuCell::new(), CpuCell::new()] }
     }
 
     /// With slots that are taken already: by whom, and when they were last in a region.
@@ -48,7 +51,7 @@ impl Segment {
     }
 
     fn ledger(&self) -> Ledger<'_> {
-        Ledger { header: &self.header, slots: &self.slots, masks: &[] }
+        Ledger { header: &self.header, slots: &self.slots, masks: &[], cpus: &self.cpus }
     }
 
     fn claim(&self, owner: Owner, is_alive: impl Fn(Owner) -> bool) -> Option<usize> {
@@ -252,5 +255,18 @@ fn a_full_table_gives_the_slot_of_the_dead_to_one_alone() {
         let (a, b) = both(&segment, move |s| s.claim(owner(1, 1), is_alive), move |s| s.claim(owner(2, 1), is_alive));
         assert!(matches!((a, b), (Some(1), None) | (None, Some(1))));
         assert_eq!(segment.owners().len(), 2);
+    });
+}
+
+#[test]
+fn of_two_who_claim_a_cpu_at_once_one_learns_it() {
+    loom::model(|| {
+        let segment = Arc::new(Segment::with(&[(0, owner(1, 1), IDLE), (1, owner(2, 1), IDLE)]));
+        let claim = |s: &Segment, index: usize| {
+            s.ledger().claim_cpus(index, &CpuMask::of([5]));
+            s.ledger().claims(index).any(|(_, cpu)| cpu == 5)
+        };
+        let (a, b) = both(&segment, move |s| claim(s, 0), move |s| claim(s, 1));
+        assert!(a || b);
     });
 }

@@ -63,6 +63,8 @@ pub struct Slot {
     pub(super) seen: AtomicU32,
     /// Its start share; 0 while it has not asked.
     pub(super) told: AtomicU32,
+    /// How many words of its [`CpuCell`](super::CpuCell) say anything.
+    pub(super) cpu_words: AtomicU32,
 }
 
 impl Slot {
@@ -88,6 +90,7 @@ impl Slot {
         self.held.store(0, Ordering::Relaxed);
         self.ask.store(0, Ordering::Relaxed);
         self.told.store(0, Ordering::Relaxed);
+        self.cpu_words.store(0, Ordering::Relaxed);
         self.seen.store(seen, Ordering::Relaxed);
         self.mask.store(mask, Ordering::Release);
     }

@@ -1,7 +1,7 @@
 //! What a ledger has to bear: a segment that holds anything.
 
 use crate::ledger_common::Segment;
-use knlfix_core::cpumask::SparseMask;
+use knlfix_core::cpumask::{CPUS, CpuMask, SparseMask};
 use knlfix_core::ledger::{CAPACITY, Ledger, Me, Owner, layout};
 use knlfix_core::share::{WHOLE, share};
 use std::cell::Cell;
@@ -9,15 +9,17 @@ use std::cell::Cell;
 /// The owner's word of whoever lives on the segment: it may be there before.
 pub(crate) const OURS: u64 = 7 << 22 | 4242;
 
-/// Fills the head and the first slots and masks: 64 bytes are for the head, then 256 for each slot.
+/// Fills the head and the first slots and masks: 64 bytes are for the head, then 256 for each slot:
+/// its line, and its mask, which are its CPUs too.
 fn fill(segment: &mut Segment, bytes: &[u8]) {
     let (head, slots) = bytes.split_at(bytes.len().min(64));
     segment.write(layout::HEADER, head);
     for (index, bytes) in slots.chunks(256).enumerate().take(CAPACITY) {
-        let [slot, mask] = layout::needed_by(index);
+        let [slot, mask, cpus] = layout::needed_by(index);
         let (line, cell) = bytes.split_at(bytes.len().min(64));
         segment.write(slot, line);
         segment.write(mask, cell);
+        segment.write(cpus, cell);
     }
 }
 
@@ -57,6 +59,13 @@ fn live(ledger: Ledger<'_>, bytes: &[u8]) {
     assert!(ledger.look(me_looking, now).count() < CAPACITY);
     let granted = share(budget, ask, ledger.look(me_looking, now)).threads;
     assert!((1..=ask).contains(&granted));
+
+    assert!(ledger.claims(index).all(|(other, cpu)| other != index && other < CAPACITY && cpu < CPUS));
+    let pinned = CpuMask::of([number(2) as usize % CPUS, 17]);
+    ledger.claim_cpus(index, &pinned);
+    assert!(ledger.claimed_by(index).eq(pinned.iter()));
+    ledger.claim_cpus(index, &CpuMask::EMPTY);
+    assert_eq!(ledger.claimed_by(index).count(), 0);
 
     assert!(ledger.enter(index, granted, ask, now), "it was not active before");
     ledger.shrink(index, granted, 1);
