@@ -7,5 +7,7 @@ fn main() {
     println!("cargo:rustc-cdylib-link-arg=-Wl,-z,nodelete");
     // Constants and code in one segment: one mapping less.
     println!("cargo:rustc-cdylib-link-arg=-Wl,--no-rosegment");
+    // The libc crate does not ask for it where another member of the workspace has turned its `std` on.
+    println!("cargo:rustc-link-lib=dylib=c");
     println!("cargo:rerun-if-changed=build.rs");
 }
