@@ -2,6 +2,7 @@
 //! README's list come.
 
 use crate::budget::Setting;
+use crate::place::Level;
 use crate::text::{Lossy, Text};
 use core::fmt;
 use log::LevelFilter;
@@ -26,7 +27,7 @@ struct Malformed;
 const SWITCH: &str = "on|off";
 
 /// The table.
-pub static KNOBS: [Knob; 17] = [
+pub static KNOBS: [Knob; 19] = [
     Knob {
         name: "KNLFIX",
         default: "on",
@@ -58,6 +59,22 @@ pub static KNOBS: [Knob; 17] = [
         doc: "outside parallel regions, answer a program that asks for a pinned thread's mask with the mask under the pin",
         apply: |config, value| switch(&mut config.virtual_mask, value),
         show: |config, out| out.write_str(on_off(config.virtual_mask)),
+    },
+    Knob {
+        name: "KNLFIX_MOVE_PINS",
+        default: "on",
+        values: SWITCH,
+        doc: "where a runtime pins threads to CPUs that another process of the job has pinned threads to, move the pin to free ones of the same shape",
+        apply: |config, value| switch(&mut config.move_pins, value),
+        show: |config, out| out.write_str(on_off(config.move_pins)),
+    },
+    Knob {
+        name: "KNLFIX_PLACE",
+        default: "none",
+        values: "none|core|tile|numa|spread",
+        doc: "give each worker process a place: the least loaded core, group of cores that share a cache, or NUMA node; spread: cores as far apart as can be",
+        apply: |config, value| word(value, &PLACE).map(|place| config.place = place),
+        show: |config, out| out.write_str(name_of(config.place, &PLACE)),
     },
     Knob {
         name: "KNLFIX_BUDGET",
@@ -200,6 +217,13 @@ pub enum Wait {
 const SHARING: [(&str, Sharing); 3] =
     [("dynamic", Sharing::Dynamic), ("static", Sharing::Static), ("off", Sharing::Off)];
 const SCOPE: [(&str, Scope); 2] = [("job", Scope::Job), ("tree", Scope::Tree)];
+const PLACE: [(&str, Option<Level>); 5] = [
+    ("none", None),
+    ("core", Some(Level::Core)),
+    ("tile", Some(Level::Tile)),
+    ("numa", Some(Level::Numa)),
+    ("spread", Some(Level::Spread)),
+];
 const WAIT: [(&str, Wait); 2] = [("auto", Wait::Auto), ("off", Wait::Off)];
 
 /// What the environment asks for.
@@ -213,6 +237,10 @@ pub struct Config {
     pub threads: bool,
     /// `KNLFIX_VIRTUAL_MASK`
     pub virtual_mask: bool,
+    /// `KNLFIX_MOVE_PINS`
+    pub move_pins: bool,
+    /// `KNLFIX_PLACE`
+    pub place: Option<Level>,
     /// `KNLFIX_BUDGET`
     pub budget: Setting,
     /// `KNLFIX_SHARING`
@@ -255,6 +283,8 @@ impl Config {
             affinity: true,
             threads: true,
             virtual_mask: true,
+            move_pins: true,
+            place: None,
             budget: Setting::Auto,
             sharing: Sharing::Dynamic,
             scope: Scope::Job,

@@ -146,6 +146,11 @@ impl CpuMask {
         self.words.iter().enumerate().flat_map(|(at, &word)| Bits(word).map(move |bit| at * 64 + bit))
     }
 
+    /// The same mask in less memory; `None` if it touches too many words.
+    pub fn to_sparse(&self) -> Option<SparseMask> {
+        SparseMask::from_words(self.words.iter().copied())
+    }
+
     /// A 64-bit fingerprint, never 0. Two masks with the same fingerprint are taken for the same mask: a multiplicative
     /// hash of the words, 1 in 2^64 by chance.
     pub fn fingerprint(&self) -> u64 {
@@ -250,9 +255,13 @@ pub struct SparseMask {
 impl SparseMask {
     /// The mask in the kernel's form; `None` if it touches more words.
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        Self::from_words(words_of(bytes))
+    }
+
+    fn from_words(words: impl Iterator<Item = u64>) -> Option<Self> {
         let mut sparse = Self { words: [0; SPARSE_WORDS], at: [0; SPARSE_WORDS] };
         let mut free = sparse.words.iter_mut().zip(&mut sparse.at);
-        for (at, word) in words_of(bytes).enumerate().filter(|&(_, word)| word != 0) {
+        for (at, word) in words.enumerate().filter(|&(_, word)| word != 0) {
             let (to, place) = free.next()?;
             (*to, *place) = (word, at as u8);
         }

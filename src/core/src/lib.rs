@@ -22,6 +22,8 @@ pub mod cpumask;
 pub mod files;
 pub mod ledger;
 pub mod pins;
+pub mod place;
 pub mod process;
 pub mod share;
 pub mod text;
+pub mod topology;

@@ -55,6 +55,18 @@ const WIDENED: u32 = 1 << 24;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct UserMask(u16);
 
+impl UserMask {
+    /// A place in the table; whether there is a mask is another question.
+    pub const fn from_number(number: u16) -> Self {
+        Self(number)
+    }
+
+    /// Its place in the table.
+    pub const fn number(self) -> u16 {
+        self.0
+    }
+}
+
 /// Which runtime set a pin: the preload's own number for it, 0 when it has none.
 pub type RuntimeId = u8;
 

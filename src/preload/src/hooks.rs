@@ -23,6 +23,7 @@ use crate::affinity::repair::Widened;
 use crate::affinity::{Target, observe, query};
 use crate::budget;
 use crate::next::{self, Any, Argv, CloneStart, Start};
+use crate::places::Leaving;
 use crate::process::{birth, clone as cloning, fork as forking, thread};
 use crate::site::{Call, Site};
 use crate::state;
@@ -214,6 +215,7 @@ unsafe extern "C" fn on_syscall(
             written
         }
         libc::SYS_execve | libc::SYS_execveat => {
+            let _leaving = Leaving::for_exec();
             let _widened = Widened::for_child("exec");
             real()
         }
@@ -314,13 +316,31 @@ macro_rules! widened {
     };
 }
 
+/// Hooks that do so for a program that takes this one's place, if all goes well.
+macro_rules! replaced {
+    ($($name:ident($($arg:ident: $type:ty),*);)*) => {
+        $(
+            #[unsafe(no_mangle)]
+            unsafe extern "C" fn $name($($arg: $type),*) -> c_int {
+                let _leaving = Leaving::for_exec();
+                let _widened = Widened::for_child(stringify!($name));
+                // SAFETY: the caller's own call.
+                unsafe { next::$name()($($arg),*) }
+            }
+        )*
+    };
+}
+
+replaced! {
+    execve(path: *const c_char, argv: Argv, envp: Argv);
+    execv(path: *const c_char, argv: Argv);
+    execvp(file: *const c_char, argv: Argv);
+    execvpe(file: *const c_char, argv: Argv, envp: Argv);
+    fexecve(fd: c_int, argv: Argv, envp: Argv);
+    execveat(dir: c_int, path: *const c_char, argv: Argv, envp: Argv, flags: c_int);
+}
+
 widened! { for_child:
-    execve(path: *const c_char, argv: Argv, envp: Argv) -> c_int;
-    execv(path: *const c_char, argv: Argv) -> c_int;
-    execvp(file: *const c_char, argv: Argv) -> c_int;
-    execvpe(file: *const c_char, argv: Argv, envp: Argv) -> c_int;
-    fexecve(fd: c_int, argv: Argv, envp: Argv) -> c_int;
-    execveat(dir: c_int, path: *const c_char, argv: Argv, envp: Argv, flags: c_int) -> c_int;
     posix_spawn(pid: *mut pid_t, path: *const c_char, actions: Any, attr: Any, argv: Argv, envp: Argv) -> c_int;
     posix_spawnp(pid: *mut pid_t, file: *const c_char, actions: Any, attr: Any, argv: Argv, envp: Argv) -> c_int;
     pidfd_spawn(fd: *mut c_int, path: *const c_char, actions: Any, attr: Any, argv: Argv, envp: Argv) -> c_int;

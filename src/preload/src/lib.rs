@@ -36,6 +36,7 @@ mod elf;
 mod hooks;
 mod log;
 mod next;
+mod places;
 mod process;
 mod runtimes;
 mod site;
@@ -46,6 +47,7 @@ mod sys;
 #[ctor::ctor(unsafe)]
 fn start() {
     state::config();
+    places::worker::started();
 }
 
 #[cfg(not(test))]

@@ -87,6 +87,13 @@ pub(crate) fn knows(dso: &Dso) -> bool {
     KNOWN.iter().any(|known| known.dynamic.load(Ordering::Acquire) == dso.dynamic)
 }
 
+/// Whether this runtime moves its thread over all CPUs to find out what they are, as LLVM's and Intel's do.
+pub(crate) fn walks(runtime: RuntimeId) -> bool {
+    let known = usize::from(runtime).checked_sub(1).and_then(|at| KNOWN.get(at));
+    // Of one that has no number nothing is known.
+    known.is_none_or(|known| !known.any_thread_may_ask.load(Ordering::Acquire))
+}
+
 /// Whether the calling thread, pinned by `runtime`, is inside a parallel region.
 pub(crate) fn in_parallel_region(runtime: RuntimeId) -> bool {
     KNOWN

@@ -88,6 +88,12 @@ fn with_mask_of<R>(tid: c_int, see: impl FnOnce(&[u8]) -> R) -> Result<R> {
     Ok(see(unsafe { core::slice::from_raw_parts(to.cast(), written.min(BYTES)) }))
 }
 
+/// Reads the calling thread's mask into what the kernel has filled before, and leaves that if it can't be read.
+pub(crate) fn read_mask(to: &mut [u8]) {
+    // SAFETY: so many bytes are ours to write.
+    let _ = unsafe { call(libc::SYS_sched_getaffinity, [0, to.len(), to.as_mut_ptr() as usize]) };
+}
+
 /// The fingerprint of a thread's mask.
 #[inline(never)]
 pub(crate) fn fingerprint_of(tid: c_int) -> Result<u64> {
@@ -108,8 +114,13 @@ pub(crate) fn set_sparse_mask(mask: &SparseMask) -> Result<()> {
 
 /// Sets the calling thread's mask. The kernel cuts it to the cpuset and refuses (`EINVAL`) if nothing is left.
 pub(crate) fn set_mask(mask: &CpuMask) -> Result<()> {
+    set_mask_of(0, mask)
+}
+
+/// Sets a thread's mask.
+pub(crate) fn set_mask_of(tid: c_int, mask: &CpuMask) -> Result<()> {
     // SAFETY: the mask is BYTES bytes to read.
-    unsafe { call(libc::SYS_sched_setaffinity, [0, BYTES, mask.as_ptr() as usize]) }.map(drop)
+    unsafe { call(libc::SYS_sched_setaffinity, [tid as usize, BYTES, mask.as_ptr() as usize]) }.map(drop)
 }
 
 /// A descriptor for a process.

@@ -1,6 +1,6 @@
 //! Which CPUs each process has pinned threads to, or a worker of its own on: the load that others choose their places by.
 
-use super::{Ledger, Slot};
+use super::{Ledger, Slot, idle_ms};
 use crate::atomics::{AtomicU64, Ordering};
 use crate::cpumask::{Bits, CPUS, CpuMask};
 
@@ -54,6 +54,12 @@ impl Ledger<'_> {
             .take(count)
             .enumerate()
             .flat_map(|(place, word)| Bits(word.load(Ordering::SeqCst)).map(move |bit| place * 64 + bit))
+    }
+
+    /// Whether the owner of slot `index` is in a region, or was at most `ms` ago. Who has just come counts.
+    pub fn is_busy(&self, index: usize, now: u32, ms: u32) -> bool {
+        let Some(slot) = self.slots.get(index) else { return false };
+        slot.held() > 0 || idle_ms(slot.seen.load(Ordering::Relaxed), now) <= ms
     }
 
     /// Whether no other process has a slot before this one: the first process of the domain that is still there.

@@ -175,7 +175,8 @@ impl Ledger<'_> {
         self.header.generation.load(Ordering::SeqCst)
     }
 
-    fn signal(&self) {
+    /// Has all others look again.
+    pub fn signal(&self) {
         self.header.generation.fetch_add(1, Ordering::SeqCst);
     }
 

@@ -3,6 +3,7 @@
 use super::Target;
 use super::repair::Widened;
 use crate::caller::{self, Caller, Kind};
+use crate::places::{self, team, worker};
 use crate::process::fork;
 use crate::site::Site;
 use crate::state::{self, PINS};
@@ -29,6 +30,7 @@ fn by_runtime<R>(caller: &Caller, set: impl FnOnce() -> (bool, R)) -> R {
     if !state::active() && state::is_vfork_child() || !is_ours_to_note() {
         return set().1;
     }
+    worker::make_room();
     let before = sys::mask_of(0);
     let (done, result) = set();
     let (true, Ok(before), Ok(after)) = (done, before, sys::mask_of(0)) else { return result };
@@ -40,8 +42,14 @@ fn by_runtime<R>(caller: &Caller, set: impl FnOnce() -> (bool, R)) -> R {
     let thread = sys::this_thread();
     let (tid, name) = (thread.tid, &caller.name);
     match PINS.set_by_runtime(thread, &before, &after, runtime, sys::alive) {
-        Seen::Pinned => log::debug!("pin: thread {tid}, {before} -> {after}, set by {name}"),
-        Seen::Lifted => log::debug!("pin: thread {tid}, lifted, back to {after} by {name}"),
+        Seen::Pinned => {
+            log::debug!("pin: thread {tid}, {before} -> {after}, set by {name}");
+            team::pinned(thread, &after, runtime);
+        }
+        Seen::Lifted => {
+            log::debug!("pin: thread {tid}, lifted, back to {after} by {name}");
+            team::lifted(thread);
+        }
         Seen::Unchanged => log::trace!("pin: thread {tid}, none: {name} set {after} again"),
         Seen::NoRoom => {
             log::warn!("pin: thread {tid}, no room to remember {before}: its children stay on {after}");
@@ -76,6 +84,7 @@ fn by_user<R>(target: Target, caller: &Caller, set: impl FnOnce() -> (bool, R)) 
                 Widened::let_it_end(|| PINS.is_widened_tid(tid));
             }
         }
+        places::let_go(target);
     }
     let (done, result) = set();
     if !done {

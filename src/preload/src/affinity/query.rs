@@ -3,6 +3,7 @@
 use super::Target;
 use crate::budget;
 use crate::caller::{self, Kind};
+use crate::places::{team, worker};
 use crate::runtimes;
 use crate::site::Site;
 use crate::state::{self, PINS};
@@ -14,12 +15,24 @@ use knlfix_core::cpumask;
 /// restore it, and so does anybody inside a region.
 pub(crate) fn answer(target: Target, site: Site, answer: &mut [u8]) {
     if target == Target::Myself {
+        if worker::is_placed() {
+            // A neighbour may have come.
+            worker::refresh();
+            sys::read_mask(answer);
+        }
         budget::narrow_answer(site, answer);
     }
     if !state::active() || !state::config().virtual_mask || !state::is_owner() {
         return;
     }
     let current = cpumask::fingerprint_of_bytes(answer);
+    if target == Target::Myself
+        && let Some(asked) = team::asked_by(sys::this_thread(), current)
+        && matches!(caller::who_asks(site).kind, Kind::Runtime(_))
+    {
+        // What it set, so that is what it expects.
+        return asked.to_mask().to_bytes(answer);
+    }
     let found = match target {
         Target::Myself => PINS.user_of(sys::this_thread(), current),
         // A thread that has ended leaves its number to anybody, in this process or another.
@@ -27,7 +40,7 @@ pub(crate) fn answer(target: Target, site: Site, answer: &mut [u8]) {
         Target::Tid(_) => None,
         Target::Key(key) => PINS.user_of_key(key, current, sys::alive),
     };
-    let Some((user, runtime)) = found else { return };
+    let Some((user, runtime)) = found.filter(|&(_, runtime)| runtime != worker::PLACE) else { return };
     let caller = caller::who_asks(site);
     // Only the pinned thread itself is known to the runtime that pinned it.
     let runtime = if target == Target::Myself { runtime } else { 0 };

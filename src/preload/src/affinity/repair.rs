@@ -3,14 +3,28 @@
 //! * a fork is repaired in the child ([`adopt`], [`settle`]): the parent is not touched
 //! * every other child inherits the right mask: the calling thread is [`widened`](Widened) for the length of the call
 
+use crate::places::{self, worker};
 use crate::state::{self, PINS};
 use crate::sys;
 use core::sync::atomic::{AtomicBool, Ordering};
 use knlfix_core::cpumask::{CpuMask, SparseMask};
+use knlfix_core::pins::RuntimeId;
 
 /// The user mask under the calling thread's pin, and the pin's fingerprint, if it is pinned and its children are to be
 /// repaired.
 pub(crate) fn user_mask_under_pin() -> Option<(&'static CpuMask, u64)> {
+    match worker::allowed_to_children() {
+        // Every thread of a worker is in its place.
+        Some(allowed) if state::is_owner() => {
+            let pin = sys::fingerprint_of(0).ok()?;
+            (worker::is_place(pin) || PINS.user_of(sys::this_thread(), pin).is_some()).then_some((allowed, pin))
+        }
+        _ => Some(under_pin()?).map(|(user, _, pin)| (user, pin)),
+    }
+}
+
+/// The user mask under the calling thread's pin, who pinned it, and the pin's fingerprint.
+fn under_pin() -> Option<(&'static CpuMask, RuntimeId, u64)> {
     if !state::active() || !state::config().affinity || !state::is_owner() {
         return None;
     }
@@ -19,8 +33,8 @@ pub(crate) fn user_mask_under_pin() -> Option<(&'static CpuMask, u64)> {
         return None;
     }
     let pin = sys::fingerprint_of(0).ok()?;
-    let (user, _) = PINS.user_of(myself, pin)?;
-    Some((user, pin))
+    let (user, runtime) = PINS.user_of(myself, pin)?;
+    Some((user, runtime, pin))
 }
 
 /// Sets the calling thread's mask to `user`. Says why not, once.
@@ -67,13 +81,22 @@ pub(crate) struct Widened {
 impl Widened {
     /// Widens the calling thread to make a thread, if it is pinned and threads are to be repaired.
     pub(crate) fn for_thread(what: &str) -> Option<Self> {
-        if state::config().threads { Self::for_child(what) } else { None }
+        if !state::config().threads {
+            return None;
+        }
+        let (user, runtime, pin) = under_pin()?;
+        // A worker's threads stay in its place.
+        if runtime == worker::PLACE { None } else { Self::to(user, pin, what) }
     }
 
     /// Widens the calling thread, if it is pinned.
-    #[inline(never)]
     pub(crate) fn for_child(what: &str) -> Option<Self> {
-        let (user, fingerprint) = user_mask_under_pin()?;
+        let (user, pin) = user_mask_under_pin()?;
+        Self::to(user, pin, what)
+    }
+
+    #[inline(never)]
+    fn to(user: &CpuMask, fingerprint: u64, what: &str) -> Option<Self> {
         let pin = sys::sparse_mask().filter(|pin| pin.fingerprint() == fingerprint)?;
         let myself = sys::this_thread();
         PINS.mark_widened(myself, fingerprint, true);
@@ -88,7 +111,8 @@ impl Widened {
     #[inline(never)]
     fn narrow(&self) {
         let (myself, pin) = (sys::this_thread(), self.pin.fingerprint());
-        if sys::fingerprint_of(0) == Ok(self.wide) && PINS.user_of(myself, pin).is_some() {
+        let has_pin = || worker::is_place(pin) || PINS.user_of(myself, pin).is_some();
+        if sys::fingerprint_of(0) == Ok(self.wide) && has_pin() {
             // It was there a moment ago. If the cpuset has lost it since, the user mask is as good.
             let _ = sys::set_sparse_mask(&self.pin);
         }
@@ -119,6 +143,7 @@ pub(crate) fn adopt() {
     let key = sys::thread_key();
     state::own();
     crate::process::forget_births();
+    places::forget_parent();
     if !PINS.was_pinned(key) {
         return;
     }
@@ -153,6 +178,7 @@ pub(crate) fn settle() {
         restore("forked child", user);
         PINS.forget(sys::thread_key());
     }
+    worker::forked();
 }
 
 /// Begins a child that was born with the user mask, as its parent was widened.
@@ -160,6 +186,7 @@ pub(crate) fn settle_born_wide() {
     if state::active() && !state::is_owner() {
         state::own();
         crate::process::forget_births();
+        places::forget_parent();
     }
 }
 

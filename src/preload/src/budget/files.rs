@@ -6,10 +6,10 @@ use knlfix_core::files::Files;
 use libc::c_int;
 
 /// The files of this node.
-pub(super) struct Kernel;
+pub(crate) struct Kernel;
 
 /// A descriptor of our own.
-pub(super) struct Open(c_int);
+pub(crate) struct Open(c_int);
 
 impl Files for Kernel {
     type File = Open;

@@ -24,6 +24,7 @@ use super::resolve::{self, Sites};
 use super::{Governor, Region, forked};
 use crate::dso::Dso;
 use crate::next::Any;
+use crate::places::team;
 use crate::state;
 use crate::sys;
 use core::ffi::{CStr, c_int, c_long, c_uint, c_void};
@@ -185,6 +186,7 @@ fn begin(entry: usize, name: &CStr, function: Function, asked: c_uint) -> Begun 
     let llvm = known.llvm();
     if let Some(runtime) = llvm {
         runtime.tell_start_share();
+        team::region_begins();
     }
     let ask = if asked == 0 { known.max_threads() } else { asked };
     if asked == 0 && ask > 1 && copy & RESIZES != 0 {

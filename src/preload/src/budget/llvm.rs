@@ -27,6 +27,7 @@ use super::{Governor, Region, is_on, mkl, start_share};
 use crate::dso::Dso;
 use crate::elf::Object;
 use crate::hooks::with_stack;
+use crate::places::team;
 use crate::{state, sys};
 use core::arch::naked_asm;
 use core::ffi::{CStr, c_int, c_void};
@@ -351,6 +352,7 @@ fn before(frame: &mut Frame, [function, known]: [usize; 2]) -> Way {
     }
     let explicit = EXPLICIT.take();
     runtime.tell_start_share();
+    team::region_begins();
     if known & GOVERNED == 0 || runtime.in_parallel() {
         return Way::past_us(function);
     }

@@ -6,6 +6,7 @@
 
 use super::{domain, process, segment};
 use crate::next;
+use crate::places;
 use crate::state::{self, PINS};
 use crate::sys;
 use core::cell::UnsafeCell;
@@ -69,7 +70,7 @@ static OWNER_BY_NUMBER: AtomicI32 = AtomicI32::new(0);
 // after JOINED; `mask` is also written by the thread that holds `is_busy`, and read by it alone after that.
 
 /// Milliseconds of the coarse monotonic clock, wrapping; it costs no system call.
-fn now() -> u32 {
+pub(crate) fn now() -> u32 {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: a place for the answer.
     unsafe { next::clock_gettime()(libc::CLOCK_MONOTONIC_COARSE, &raw mut time) };
@@ -114,6 +115,11 @@ impl Member {
 
     pub(super) fn process(&self) -> i32 {
         self.process.load(Ordering::Relaxed)
+    }
+
+    /// The ledger, and the slot in it.
+    pub(super) fn slot(&self) -> (Ledger<'static>, usize) {
+        (self.ledger(), self.index())
     }
 
     fn index(&self) -> usize {
@@ -218,10 +224,12 @@ impl Member {
         if is_dear || self.is_busy.compare_exchange(false, true, Ordering::Acquire, Ordering::Relaxed).is_err() {
             return (before, generation);
         }
-        if now.wrapping_sub(self.sized.load(Ordering::Relaxed)) >= SIZE_AGAIN_MS {
+        let after_a_while = now.wrapping_sub(self.sized.load(Ordering::Relaxed)) >= SIZE_AGAIN_MS;
+        if after_a_while {
             self.size_up(now);
             self.keep_slot(ledger, now);
         }
+        places::refresh(after_a_while);
         let generation = ledger.generation();
         // SAFETY: we hold `is_busy`.
         let mask = unsafe { (*self.mask.get()).as_ref() };
@@ -341,7 +349,7 @@ fn tell_share(seen: Seen, budget: u32) {
 }
 
 /// The calling thread's mask, or the user mask under its pin.
-pub(super) fn allowed_mask() -> Option<CpuMask> {
+pub(crate) fn allowed_mask() -> Option<CpuMask> {
     let mask = sys::mask_of(0).ok()?;
     let under = if state::active() { PINS.user_of(sys::this_thread(), mask.fingerprint()) } else { None };
     Some(under.map_or(mask, |(user, _)| user.clone()))

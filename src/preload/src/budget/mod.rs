@@ -29,12 +29,16 @@ mod start;
 mod tbb;
 
 pub(crate) use ballast::is_calling as ballast_is_calling;
-pub(crate) use start::{narrow_answer, narrow_count, start_share};
+pub(crate) use files::Kernel;
+pub(crate) use member::{allowed_mask, now};
+pub(crate) use start::{is_made_by_itself, narrow_answer, narrow_count, start_share};
 
 use crate::state;
+use crate::sys;
 use core::sync::atomic::AtomicU64;
 use knlfix_core::budget::Setting;
 use knlfix_core::config::{Sharing, Wait};
+use knlfix_core::ledger::Ledger;
 use member::Member;
 
 /// A kind of runtime that has a switch of its own.
@@ -144,6 +148,16 @@ pub(crate) fn leave(region: Region) {
     {
         member.leave(region.threads);
     }
+}
+
+/// The ledger of this process's domain, and its slot, joining if need be.
+pub(crate) fn join() -> Option<(Ledger<'static>, usize)> {
+    if shares_anything() { Member::here().map(Member::slot) } else { None }
+}
+
+/// The same, if it has joined already.
+pub(crate) fn joined() -> Option<(Ledger<'static>, usize)> {
+    Member::joined().filter(|member| member.process() == sys::getpid()).map(Member::slot)
 }
 
 /// What [`enter`] would grant now.

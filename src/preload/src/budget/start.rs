@@ -68,6 +68,11 @@ fn is_one_of_many() -> bool {
     if RANKS.iter().any(|&rank| domain::variable(rank).is_some()) {
         return true;
     }
+    is_made_by_itself()
+}
+
+/// Whether this process's parent runs the same program.
+pub(crate) fn is_made_by_itself() -> bool {
     let myself = sys::getpid();
     let program = process::program_of(myself);
     program.is_some() && process::parent_of(myself).is_some_and(|parent| process::program_of(parent) == program)

@@ -9,8 +9,10 @@
 //! is cancelled, unwound or shown in a backtrace.
 
 use crate::affinity::repair::Widened;
+use crate::budget;
 use crate::caller::{self, Kind};
 use crate::next::{self, Any, Start};
+use crate::places::team;
 use crate::site::Site;
 use crate::state::{self, PINS};
 use crate::sys;
@@ -130,6 +132,8 @@ fn user_mask_here() -> Option<(UserMask, bool)> {
 /// user mask.
 fn pinned_by_attributes(site: Site) -> Option<(UserMask, RuntimeId)> {
     match caller::who_sets(site, 0).kind {
+        // The ballast's threads only sleep.
+        Kind::Runtime(_) if budget::ballast_is_calling() => None,
         Kind::Runtime(runtime) => Some((user_mask_here()?.0, runtime)),
         _ => None,
     }
@@ -191,7 +195,9 @@ unsafe extern "C" fn begin(slot: *const Slot) -> Started {
 fn note(user: UserMask, runtime: RuntimeId) {
     let (Ok(now), Some(mask)) = (sys::mask_of(0), PINS.mask(user)) else { return };
     if now != *mask {
-        PINS.record(sys::this_thread(), user, runtime, now.fingerprint(), sys::alive);
-        log::debug!("pin: thread {}, {mask} -> {now}, made so", sys::gettid());
+        let thread = sys::this_thread();
+        PINS.record(thread, user, runtime, now.fingerprint(), sys::alive);
+        log::debug!("pin: thread {}, {mask} -> {now}, made so", thread.tid);
+        team::pinned(thread, &now, runtime);
     }
 }

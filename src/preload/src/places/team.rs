@@ -1,0 +1,336 @@
+//! Pins that are moved out of each other's way.
+//!
+//! A runtime pins its team where its own process has the room, and in each of sixteen workers that is the same place. So
+//! what it asked for is kept, and the thread is pinned to CPUs of the same shape that no other process claims. All
+//! threads of a process are moved together, so that neighbours stay neighbours ([`place::plan`]); where nothing is free
+//! a thread keeps the user mask.
+//!
+//! * The runtime goes on believing what it asked for: that is what it hears when it asks for the mask ([`asked_by`]).
+//! * LLVM's and Intel's runtimes walk over all CPUs, pinned to one after the other, to find out what they are. The thread
+//!   that did so is moved when it enters a region, or when another thread of the runtime is pinned: then the walk is over.
+//! * CPUs that the user named (`GOMP_CPU_AFFINITY`, `OMP_PLACES={0},{4}`, `KMP_AFFINITY=proclist=[...]`) are the user's.
+//! * A thread whose mask somebody else has set is left alone from then on.
+
+use super::{Shared, Whose, agree, has_to_yield, with};
+use crate::budget;
+use crate::runtimes;
+use crate::state::{self, PINS};
+use crate::sys;
+use core::mem::MaybeUninit;
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use knlfix_core::cpumask::{CpuMask, SparseMask};
+use knlfix_core::ledger::Ledger;
+use knlfix_core::pins::{RuntimeId, Thread, UserMask};
+use knlfix_core::place::{self, Pinned, Place};
+use knlfix_core::topology::Topology;
+
+/// Pinned threads that are looked after. More are pinned where their runtimes want them.
+const MOST: usize = 1024;
+
+/// A pinned thread.
+#[derive(Clone, Copy)]
+struct Member {
+    thread: Thread,
+    runtime: RuntimeId,
+    user: UserMask,
+    /// The fingerprint of the mask that it has from its runtime or from us.
+    now: u64,
+    /// May still be finding out what the CPUs are.
+    may_walk: bool,
+}
+
+/// This process's pinned threads.
+pub(super) struct Team {
+    members: [Member; MOST],
+    /// Those of `members`, in the same order.
+    pinned: [MaybeUninit<Pinned>; MOST],
+    /// So many of both are there.
+    count: usize,
+}
+
+/// Whether a thread has another mask than its runtime asked for.
+#[unsafe(link_section = ".data.knlfix_fork")]
+static MOVED: AtomicBool = AtomicBool::new(false);
+/// Whether there is a thread that may still walk.
+#[unsafe(link_section = ".data.knlfix_fork")]
+static WALKS: AtomicBool = AtomicBool::new(false);
+/// Threads that a team has.
+#[unsafe(link_section = ".data.knlfix_fork")]
+static COUNT: AtomicU32 = AtomicU32::new(0);
+
+impl Team {
+    pub(super) const fn new() -> Self {
+        let member = Member {
+            thread: Thread { key: 0, tid: 0 },
+            runtime: 0,
+            user: UserMask::from_number(0),
+            now: 0,
+            may_walk: false,
+        };
+        Self { members: [member; MOST], pinned: [const { MaybeUninit::zeroed() }; MOST], count: 0 }
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.set_count(0);
+        MOVED.store(false, Ordering::Relaxed);
+        WALKS.store(false, Ordering::Relaxed);
+    }
+
+    /// Whether a thread had to go without a place.
+    fn waits(&self) -> bool {
+        self.pinned().iter().any(|pinned| pinned.place == Place::Dropped)
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    fn set_count(&mut self, count: usize) {
+        self.count = count;
+        COUNT.store(count as u32, Ordering::Relaxed);
+    }
+
+    fn members(&self) -> &[Member] {
+        self.members.get(..self.count).unwrap_or(&[])
+    }
+
+    fn pinned(&self) -> &[Pinned] {
+        let there = self.pinned.get(..self.count).unwrap_or(&[]);
+        // SAFETY: `note` wrote them before it counted them.
+        unsafe { &*(core::ptr::from_ref(there) as *const [Pinned]) }
+    }
+
+    fn pinned_mut(&mut self) -> &mut [Pinned] {
+        let there = self.pinned.get_mut(..self.count).unwrap_or(&mut []);
+        // SAFETY: as above.
+        unsafe { &mut *(core::ptr::from_mut(there) as *mut [Pinned]) }
+    }
+
+    /// The CPUs that its threads claim.
+    pub(super) fn cpus(&self, topology: &Topology) -> CpuMask {
+        CpuMask::of(
+            self.pinned().iter().filter_map(|pinned| Some(topology.cpus().get(usize::from(pinned.cpu))?.number.into())),
+        )
+    }
+
+    fn position(&self, thread: Thread) -> Option<usize> {
+        self.members().iter().position(|member| member.thread == thread)
+    }
+
+    /// Notes what a runtime asked for.
+    fn note(&mut self, topology: &Topology, member: Member, asked: SparseMask) {
+        let at = self.position(member.thread).unwrap_or(self.count);
+        if let (Some(known), Some(pinned)) = (self.members.get_mut(at), self.pinned.get_mut(at)) {
+            *known = member;
+            pinned.write(Pinned::new(topology, asked));
+            self.set_count(self.count.max(at + 1));
+        }
+    }
+
+    fn remove(&mut self, at: usize) {
+        let Some(last) = self.count.checked_sub(1) else { return };
+        self.members.swap(at, last);
+        self.pinned.swap(at, last);
+        self.set_count(last);
+    }
+
+    fn retain(&mut self, keep: impl Fn(&Member) -> bool) {
+        let mut at = 0;
+        while let Some(member) = self.members().get(at) {
+            if keep(member) {
+                at += 1;
+            } else {
+                self.remove(at);
+            }
+        }
+    }
+}
+
+/// The calling thread has just been pinned by a runtime, to `asked`.
+pub(crate) fn pinned(thread: Thread, asked: &CpuMask, runtime: RuntimeId) {
+    // The ballast's threads only sleep.
+    let is_ours = state::config().move_pins && !super::worker::is_placed() && !budget::ballast_is_calling();
+    if !is_ours || are_named() {
+        return;
+    }
+    let Some((user, _)) = PINS.user_of(thread, asked.fingerprint()) else { return };
+    let (Some(user), Some(sparse)) = (PINS.intern(user), asked.to_sparse()) else { return };
+    let Some((ledger, index)) = budget::join() else { return };
+    with(|shared| {
+        let is_known = shared.team.members().iter().any(|member| member.runtime == runtime && member.thread != thread);
+        let may_walk = runtimes::walks(runtime) && !is_known;
+        let Some(allowed) = budget::allowed_mask() else { return };
+        shared.know(&allowed);
+        let member = Member { thread, runtime, user, now: asked.fingerprint(), may_walk };
+        shared.team.note(&shared.topology, member, sparse);
+        if may_walk {
+            WALKS.store(true, Ordering::Relaxed);
+            return;
+        }
+        for member in shared.team.members.iter_mut().take(shared.team.count) {
+            member.may_walk &= member.runtime != runtime;
+        }
+        shared.arrange(ledger, index);
+    });
+}
+
+/// A region begins on the calling thread: whatever its runtime wanted to find out it knows by now.
+#[inline]
+pub(crate) fn region_begins() {
+    if WALKS.load(Ordering::Relaxed) {
+        walk_is_over();
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn walk_is_over() {
+    let errno = sys::errno();
+    let thread = sys::this_thread();
+    if let Some((ledger, index)) = budget::joined() {
+        with(|shared| {
+            let Some(member) = shared.team.position(thread).and_then(|at| shared.team.members.get_mut(at)) else {
+                return;
+            };
+            if core::mem::take(&mut member.may_walk) {
+                shared.arrange(ledger, index);
+            }
+            let walks = shared.team.members().iter().any(|member| member.may_walk);
+            WALKS.store(walks, Ordering::Relaxed);
+        });
+    }
+    sys::set_errno(errno);
+}
+
+/// The runtime has lifted the calling thread's pin.
+pub(crate) fn lifted(thread: Thread) {
+    forget(|member| member.thread == thread);
+}
+
+/// Somebody is about to set the mask of a thread: it is none of ours any more.
+pub(crate) fn forget_key(key: usize) {
+    forget(|member| member.thread.key == key);
+}
+
+/// As [`forget_key`], for a thread that is known by its number.
+pub(crate) fn forget_tid(tid: i32) {
+    forget(|member| member.thread.tid == tid);
+}
+
+fn forget(which: impl Fn(&Member) -> bool) {
+    if COUNT.load(Ordering::Relaxed) == 0 {
+        return;
+    }
+    with(|shared| {
+        let before = shared.team.count;
+        shared.team.retain(|member| !which(member));
+        if shared.team.count != before
+            && let Some((ledger, index)) = budget::joined()
+        {
+            shared.claim(ledger, index);
+        }
+    });
+}
+
+/// What the calling thread's runtime asked for, if its mask, of this fingerprint, is another because of us.
+pub(crate) fn asked_by(thread: Thread, now: u64) -> Option<SparseMask> {
+    if !MOVED.load(Ordering::Relaxed) {
+        return None;
+    }
+    with(|shared| {
+        let at = shared.team.position(thread)?;
+        let is_ours = shared.team.members.get(at).is_some_and(|member| member.now == now);
+        shared.team.pinned().get(at).filter(|_| is_ours).map(|pinned| pinned.asked.clone())
+    })?
+}
+
+/// Sees whether a thread that had to go without a place can have one, or has to make room.
+pub(super) fn refresh(after_a_while: bool) {
+    if COUNT.load(Ordering::Relaxed) == 0 {
+        return;
+    }
+    let Some((ledger, index)) = budget::joined() else { return };
+    with(|shared| {
+        let before = shared.team.count;
+        if after_a_while {
+            shared.team.retain(|member| sys::alive(member.thread.tid));
+        }
+        if after_a_while && shared.team.waits() || has_to_yield(ledger, index, &shared.team.cpus(&shared.topology)) {
+            shared.arrange(ledger, index);
+        } else if shared.team.count != before {
+            shared.claim(ledger, index);
+        }
+    });
+}
+
+impl Shared {
+    /// Chooses places, claims them, and pins threads to them.
+    fn arrange(&mut self, ledger: Ledger<'_>, index: usize) {
+        agree(ledger, index, || {
+            self.plan(ledger, index, Whose::All);
+            if self.team.waits() {
+                // A pool's parent that waits for its workers is no reason to leave its CPU idle.
+                self.plan(ledger, index, Whose::Busy);
+            }
+            self.claim(ledger, index)
+        });
+        for at in (0..self.team.count).rev() {
+            if !self.settle(at) {
+                self.team.remove(at);
+            }
+        }
+    }
+
+    fn plan(&mut self, ledger: Ledger<'_>, index: usize, whose: Whose) {
+        self.weigh(ledger, index, whose);
+        let Self { topology, load, team, .. } = self;
+        place::plan(topology, load, team.pinned_mut(), ledger.is_first(index));
+    }
+
+    /// Gives a thread the mask of its place. False if it has another mask than we believe: then it is none of ours.
+    fn settle(&mut self, at: usize) -> bool {
+        let (Some(member), Some(pinned)) = (self.team.members().get(at), self.team.pinned().get(at)) else {
+            return true;
+        };
+        if member.may_walk {
+            return true;
+        }
+        let Some(user) = PINS.mask(member.user) else { return false };
+        let wanted = place::mask_of(&self.topology, &pinned.asked, pinned.place);
+        let (mask, is_pin) = wanted.as_ref().map_or((user, false), |mask| (mask, true));
+        let next = mask.fingerprint();
+        if next == member.now {
+            return true;
+        }
+        let Thread { key, tid } = member.thread;
+        if sys::fingerprint_of(tid) != Ok(member.now) {
+            return false;
+        }
+        if sys::set_mask_of(tid, mask).is_err() {
+            return false;
+        }
+        if is_pin {
+            PINS.record(member.thread, member.user, member.runtime, next, sys::alive);
+            log::debug!("pin: thread {tid}, moved to {mask}");
+        } else {
+            PINS.forget(key);
+            log::debug!("pin: thread {tid}, all such places are taken: {mask}");
+        }
+        if let Some(member) = self.team.members.get_mut(at) {
+            member.now = next;
+        }
+        MOVED.store(true, Ordering::Relaxed);
+        true
+    }
+}
+
+/// Whether the user named the CPUs to pin to.
+fn are_named() -> bool {
+    let is_naming = |line: &[u8]| match () {
+        () if line.starts_with(b"GOMP_CPU_AFFINITY=") => true,
+        () if line.starts_with(b"OMP_PLACES=") => line.contains(&b'{'),
+        () if line.starts_with(b"KMP_AFFINITY=") => line.windows(8).any(|word| word.eq_ignore_ascii_case(b"proclist")),
+        () => false,
+    };
+    state::environment().any(is_naming)
+}

@@ -1,0 +1,157 @@
+//! Workers that are given a place when they start, where the user wants it (`KNLFIX_PLACE`).
+//!
+//! A worker is a forked child, or a program that its own program has started (Python's multiprocessing by spawn or
+//! forkserver, loky, Dask's nannies). It is pinned to its place by us: its threads stay there, the program hears of the
+//! place when it asks for its mask, and its own children start with all CPUs again, and get places of their own.
+//!
+//! Its memory needs nothing of us: Linux takes it from the node that a thread runs on, unless the user has set another
+//! policy.
+
+use super::{Shared, Whose, agree, with};
+use crate::budget;
+use crate::state::{self, PINS};
+use crate::sys;
+use core::sync::atomic::{AtomicU16, AtomicU64, Ordering};
+use knlfix_core::cpumask::CpuMask;
+use knlfix_core::ledger::Ledger;
+use knlfix_core::pins::{RuntimeId, UserMask};
+use knlfix_core::place::{self, Level};
+
+/// Who "pins" a worker to its place.
+pub(crate) const PLACE: RuntimeId = RuntimeId::MAX;
+
+/// The fingerprint of the place; 0 while there is none.
+#[unsafe(link_section = ".data.knlfix_fork")]
+static PLACED: AtomicU64 = AtomicU64::new(0);
+/// The mask that was there before, in the table of pins; no number of one while there is none. A forked child goes on
+/// from it.
+#[unsafe(link_section = ".data.knlfix_fork")]
+static ALLOWED: AtomicU16 = AtomicU16::new(u16::MAX);
+
+/// Whether this process has a place.
+pub(crate) fn is_placed() -> bool {
+    PLACED.load(Ordering::Relaxed) != 0
+}
+
+/// Whether that is the mask with this fingerprint.
+pub(crate) fn is_place(mask: u64) -> bool {
+    PLACED.load(Ordering::Relaxed) == mask
+}
+
+/// The mask that a child of this process gets, where the process itself has a place.
+#[inline]
+pub(crate) fn allowed_to_children() -> Option<&'static CpuMask> {
+    if is_placed() { allowed() } else { None }
+}
+
+#[cold]
+fn allowed() -> Option<&'static CpuMask> {
+    PINS.mask(UserMask::from_number(ALLOWED.load(Ordering::Relaxed)))
+}
+
+/// A runtime is about to pin the calling thread: what it finds is the place, and that is the user mask under its pin.
+pub(crate) fn make_room() {
+    if is_placed() && sys::fingerprint_of(0).is_ok_and(is_place) {
+        PINS.forget(sys::thread_key());
+    }
+}
+
+/// A forked child begins, with the user mask; the place is its parent's.
+pub(crate) fn forked() {
+    if let Some(level) = state::config().place {
+        PLACED.store(0, Ordering::Relaxed);
+        begin(level);
+    }
+}
+
+/// A program begins.
+pub(crate) fn started() {
+    let Some(level) = state::config().place.filter(|_| state::config().enabled) else { return };
+    // From now on forks are seen.
+    state::activate();
+    if budget::is_made_by_itself() {
+        begin(level);
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn begin(level: Level) {
+    let Some(user) = allowed().cloned().or_else(|| sys::mask_of(0).ok()) else { return };
+    let placed = PINS.intern(&user).zip(budget::join()).and_then(|(allowed, (ledger, index))| {
+        let mask = with(|shared| shared.choose(ledger, index, level, &user))??;
+        ALLOWED.store(allowed.number(), Ordering::Relaxed);
+        take(&mask, allowed).then_some(mask)
+    });
+    match placed {
+        Some(mask) => log::debug!("place: {mask} of {user}"),
+        None => {
+            log::debug!("place: none to be had");
+            // A thread other than its main one may have made this child, with its place.
+            if allowed().is_some() {
+                let _ = sys::set_mask(&user);
+            }
+        }
+    }
+}
+
+/// Gives the calling thread the place `mask`.
+fn take(mask: &CpuMask, allowed: UserMask) -> bool {
+    if sys::set_mask(mask).is_err() {
+        return false;
+    }
+    let fingerprint = mask.fingerprint();
+    PINS.record(sys::this_thread(), allowed, PLACE, fingerprint, sys::alive);
+    PLACED.store(fingerprint, Ordering::Relaxed);
+    true
+}
+
+impl Shared {
+    fn choose(&mut self, ledger: Ledger<'_>, index: usize, level: Level, user: &CpuMask) -> Option<CpuMask> {
+        self.know(user);
+        let mut mask = None;
+        agree(ledger, index, || {
+            self.weigh(ledger, index, Whose::All);
+            let worker = place::for_worker(&self.topology, &self.load, level);
+            self.worker = worker.as_ref().and_then(|worker| self.number_at(worker.cpu));
+            mask = worker.map(|worker| worker.mask);
+            self.claim(ledger, index)
+        });
+        mask
+    }
+
+    fn number_at(&self, position: u16) -> Option<u16> {
+        self.topology.cpus().get(usize::from(position)).map(|cpu| cpu.number)
+    }
+}
+
+/// Makes the place narrower or wider, as neighbours come and go. Only the main thread's: the others follow the kernel.
+pub(crate) fn refresh() {
+    let placed = PLACED.load(Ordering::Relaxed);
+    let number = ALLOWED.load(Ordering::Relaxed);
+    if placed == 0 || sys::gettid() != sys::getpid() || sys::fingerprint_of(0) != Ok(placed) {
+        return;
+    }
+    let (Some(level), Some((ledger, index))) = (state::config().place, budget::joined()) else { return };
+    let mask = with(|shared| {
+        shared.weigh(ledger, index, Whose::All);
+        let cpu = shared.topology.position(shared.worker?.into())?;
+        Some(place::refresh(&shared.topology, &shared.load, level, cpu as u16))
+    });
+    if let Some(mask) = mask.flatten().filter(|mask| mask.fingerprint() != placed) {
+        take(&mask, UserMask::from_number(number));
+    }
+}
+
+/// The user has set the mask of the main thread: the place is free.
+pub(crate) fn give_up(tid: i32) {
+    if is_placed() && tid == sys::getpid() {
+        PLACED.store(0, Ordering::Relaxed);
+        if let Some((ledger, index)) = budget::joined() {
+            with(|shared| {
+                shared.worker = None;
+                shared.claim(ledger, index)
+            });
+        }
+    }
+}
