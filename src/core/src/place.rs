@@ -20,6 +20,7 @@ use crate::cpumask::{Bits, CpuMask, SparseMask};
 use crate::topology::{Cpu, Topology};
 use core::cmp::Ordering;
 use core::ops::Range;
+use core::slice;
 
 /// No CPU is claimed.
 pub const NONE: u16 = u16::MAX;
@@ -268,9 +269,12 @@ impl<'a> Machine<'a> {
         fits.then(|| to.start + (thread + shift.threads).checked_rem(to.len()).unwrap_or(0))
     }
 
-    /// Claims of others on a core.
-    fn core_load(&self, core: usize) -> u32 {
-        self.core(core).map(|position| self.load(position)).sum()
+    /// Claims of others on a core, and how many of its CPUs have none.
+    fn core_load(&self, core: usize) -> (u32, usize) {
+        let core = self.core(core);
+        let none = (0, core.len());
+        let loads = self.load.get(core).unwrap_or(&[]);
+        loads.iter().fold(none, |(claims, free), &load| (claims + u32::from(load), free - usize::from(load > 0)))
     }
 
     fn core_taken(&self, core: usize, taken: &CpuMask) -> u32 {
@@ -292,7 +296,7 @@ impl<'a> Machine<'a> {
         for number in numbers(&member.asked) {
             let seat = seat(self.target(self.topology.position(number)?, shift, false)?);
             let core = self.core_of(seat.cpu);
-            let claims = self.core_load(core) + self.core_taken(core, taken);
+            let claims = self.core_load(core).0 + self.core_taken(core, taken);
             let key = (!seat.is_free, !seat.is_own, self.load(seat.cpu), claims, seat.cpu);
             if best.as_ref().is_none_or(|&(least, _)| key < least) {
                 best = Some((key, seat));
@@ -325,7 +329,8 @@ impl<'a> Machine<'a> {
         let alone = Machine { load: &[], ..*self };
         let sharing = alone.seat(team, Shift::default(), None)?.without_own;
         let pins = team.iter().filter(|member| member.is_pin()).count();
-        if self.free() + sharing < pins {
+        let needed = pins - sharing;
+        if self.free() < needed {
             return None;
         }
         let mut used = CpuMask::EMPTY;
@@ -340,19 +345,18 @@ impl<'a> Machine<'a> {
         let mut best = None;
         // Where the team is already, it stays, unless there is better than that.
         if let Some(shift) = present(team)
-            && let Some(score) = self.score(team, &used, shift.cores)
+            && let Some(score) = self.score(team, &used, needed, shift.cores)
             && will_do(team, shift)
         {
             best = Some((score, shift));
         }
-        // Turning a whole core's threads leads nowhere.
-        let turns = if team.iter().all(|member| !member.is_pin() || member.is_whole) { 1 } else { self.threads };
+        let turns = self.turns(team);
         for step in 0..self.cores {
             if best.is_some_and(|(score, _)| score == Score::default()) {
                 break;
             }
             let cores = self.nth_nearest(step);
-            let Some(score) = self.score(team, &used, cores) else { continue };
+            let Some(score) = self.score(team, &used, needed, cores) else { continue };
             if best.is_some_and(|(least, _)| least <= score) {
                 continue;
             }
@@ -371,13 +375,21 @@ impl<'a> Machine<'a> {
         }
     }
 
+    /// How many shifts by threads there are to try. Turning a whole core leads nowhere, where all cores have as many CPUs.
+    fn turns(&self, team: &[Pinned]) -> usize {
+        let is_whole = self.is_uniform && team.iter().all(|member| !member.is_pin() || member.is_whole);
+        if is_whole { 1 } else { self.threads }
+    }
+
     fn free(&self) -> usize {
         (0..self.cpus.len()).filter(|&position| self.load(position) == 0).count()
     }
 
-    /// `None` if a core of the team's would become one of another kind.
-    fn score(&self, team: &[Pinned], used: &CpuMask, cores: usize) -> Option<Score> {
+    /// What a shift by so many cores is worth to a team that needs `needed` CPUs; `None` if there are fewer free on its
+    /// cores, or if one of these would become one of another kind.
+    fn score(&self, team: &[Pinned], used: &CpuMask, needed: usize, cores: usize) -> Option<Score> {
         let mut score = Score::default();
+        let mut free = 0;
         let mut last: Option<(&Cpu, &Cpu)> = None;
         let words = (0..self.cores.div_ceil(64)).map(|at| (at, used.word(at)));
         for core in words.flat_map(|(at, word)| Bits(word).map(move |bit| at * 64 + bit)) {
@@ -386,13 +398,18 @@ impl<'a> Machine<'a> {
             if pair.0.kind != pair.1.kind {
                 return None;
             }
-            score.claims += self.core_load(to);
+            let on_core = self.core_load(to);
+            score.claims += on_core.0;
+            free += on_core.1;
             if let Some(last) = last {
                 score.nodes += u32::from((last.0.node == pair.0.node) != (last.1.node == pair.1.node));
                 score.tiles += u32::from((last.0.tile == pair.0.tile) != (last.1.tile == pair.1.tile));
                 score.is_wrapped |= pair.1.core < last.1.core;
             }
             last = Some(pair);
+        }
+        if free < needed {
+            return None;
         }
         score.torn = team.iter().filter(|member| self.is_torn(member, cores)).count() as u32;
         Some(score)
@@ -464,26 +481,23 @@ impl<'a> Machine<'a> {
     fn nearest(&self, member: &Pinned, before: Option<(usize, usize)>, taken: &CpuMask) -> Option<(Place, u16)> {
         let home = usize::from(member.ends.0);
         let (asked, near) = before.unwrap_or((NONE.into(), home));
-        let is_free = |position: usize| self.load(position) == 0 && !taken.contains(position);
-        let turns = if member.is_whole { 1 } else { self.threads };
+        let turns = self.turns(slice::from_ref(member));
         let mut best: Option<(_, Shift, usize)> = None;
         for cores in 0..self.cores {
-            let to = self.moved(home, cores);
-            if member.width == 1 && !self.core(to).any(is_free) {
+            let (mut claims, mut has_room) = (0, false);
+            for core in (member.ends.0..=member.ends.1).map(|core| self.moved(core.into(), cores)) {
+                claims += self.core_load(core).0 + if asked == home { 0 } else { self.core_taken(core, taken) };
+                has_room |= self.core(core).any(|position| self.load(position) == 0 && !taken.contains(position));
+            }
+            let key = (self.is_torn(member, cores), claims, self.moved(home, cores).abs_diff(near));
+            if !has_room || best.as_ref().is_some_and(|(least, ..)| *least <= key) {
                 continue;
             }
-            let is_torn = self.is_torn(member, cores);
-            for shift in (0..turns).map(|threads| Shift { cores, threads }) {
-                let Some(seat) = self.seat_of(member, shift, taken).filter(|seat| seat.is_free && seat.is_own) else {
-                    continue;
-                };
-                let core = self.core_of(seat.cpu);
-                let own = if asked == home { 0 } else { self.core_taken(core, taken) };
-                let key = (is_torn, self.core_load(core) + own, core.abs_diff(near));
-                if best.as_ref().is_none_or(|(least, ..)| key < *least) {
-                    best = Some((key, shift, seat.cpu));
-                }
-            }
+            let seats = (0..turns).map(|threads| Shift { cores, threads }).filter_map(|shift| {
+                let seat = self.seat_of(member, shift, taken).filter(|seat| seat.is_free && seat.is_own)?;
+                Some((key, shift, seat.cpu))
+            });
+            best = { seats }.next().or(best);
         }
         best.map(|(_, shift, cpu)| (shift.place(), cpu as u16))
     }
@@ -612,3 +626,6 @@ impl<'a> Part<'a> {
         Key { least: self.parts(|cpu| cpu.core).map(of_core).min().unwrap_or((u16::MAX, 0)), ..self.key() }
     }
 }
+
+#[cfg(test)]
+mod tests;

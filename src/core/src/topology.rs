@@ -81,6 +81,18 @@ impl Topology {
         Self { cpus: [cpu; CPUS], by_number: [0; CPUS], count: 0, kinds: [kind; KINDS], kind_count: 0 }
     }
 
+    /// The topology of these CPUs: a simulated node. Their numbers of groups say what is together, and may have gaps.
+    pub fn of(cpus: &[Cpu]) -> Self {
+        let mut topology = Self::new();
+        for (to, &cpu) in topology.cpus.iter_mut().zip(cpus) {
+            *to = cpu;
+            topology.count += 1;
+        }
+        topology.sort();
+        topology.count_groups();
+        topology
+    }
+
     /// Reads the topology of the `allowed` CPUs, in place of what was read before. What can't be known is flat: a CPU
     /// is a core, and all are in one tile, node and package.
     pub fn read(&mut self, files: &impl Files, allowed: &CpuMask) {
