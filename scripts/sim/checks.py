@@ -1,10 +1,11 @@
-"""The checks of scripts/simtest, run on the node itself: checks.py CPUS SMALL DIRECTORY LIBRARY
+"""The checks of scripts/simtest, run on the node itself: checks.py WHICH CPUS SMALL DIRECTORY LIBRARY
 
-CPUS is how many the node has online, SMALL a size in bytes of a mask too small for it, DIRECTORY has the programs
-`children`, `many` and `report`. C programs and Pools by fork and spawn are run without the library first: they have to show the known trouble.
+WHICH is `all` or `topology`, CPUS how many the node has online, SMALL a size in bytes of a mask too small for it, DIRECTORY
+has the programs `children`, `many`, `report` and `topology`. C programs and Pools by fork and spawn are run without the library first: they have to show the known trouble.
 """
 
 import errno
+import itertools
 import json
 import os
 import pathlib
@@ -14,6 +15,10 @@ import subprocess
 import sys
 
 HERE = pathlib.Path(__file__).resolve().parent
+sys.path.append(str(HERE.parents[1] / "python_tests"))
+
+import hwloc
+
 WAYS = ["fork", "_Fork", "forkpty", "vfork", "fork_exec", "posix_spawn", "system", "popen", "clone", "syscall_fork",
         "pthread_create", "thrd_create"]
 FOREIGN = ("OMP_", "GOMP_", "KMP_", "KNLFIX", "LD_PRELOAD")
@@ -113,6 +118,13 @@ class Node:
         enter = ("sh", "-c", 'echo $$ > "$0/cgroup.procs" && exec "$@"', str(job))
         self.budget("3 processes, cgroup quota, with: ", True, 3, "2-3", 8, 8, enter)
 
+    def topology(self, cpus):
+        """What the library reads of these CPUs, as hwloc numbers it."""
+        out, _ = self.run(False, ["taskset", "-c", listed(cpus), self.directory + "/topology"])
+        rows = list(itertools.zip_longest(hwloc.printed(out), hwloc.view(cpus)))
+        self.expect("topology of %d CPUs" % len(cpus), len(rows), len(cpus))
+        self.expect("topology of %d CPUs: hwloc's" % len(cpus), [row for row in rows if row[0] != row[1]][:4], [])
+
     def log(self):
         """What a user reads: long masks have to come out whole."""
         _, err = self.run(True, [self.directory + "/children", "2", str(self.small), "fork"], KNLFIX_LOG="debug")
@@ -120,9 +132,19 @@ class Node:
         self.expect("log: the pin", pins[:1], [(listed(self.cpus), listed(self.cpus[:1]), "libgomp")])
 
 
-def main(count, small, directory, library):
+def main(which, count, small, directory, library):
     node = Node(int(small), directory, library)
     node.expect("the node has %s CPUs" % count, len(node.cpus), int(count))
+    node.topology(node.cpus)
+    node.topology(node.cpus[1::3])
+    if which == "all":
+        run(node)
+    print("%d passed, %d failed on %d CPUs, Linux %s" % (
+        node.passed, node.failed, len(node.cpus), platform.release()), flush=True)
+    return 1 if node.failed else 0
+
+
+def run(node):
     every, few = node.cpus, [node.cpus[3], *node.cpus[-4:]]
 
     node.children("C, without: ", False, every, 8, WAYS)
@@ -143,10 +165,6 @@ def main(count, small, directory, library):
     node.budget("5 processes, with: ", True, 5, "%d-%d" % (cpus // 5, -(-cpus // 5)), cpus)
     node.budget("%d processes, with: " % cpus, True, cpus, "1-1", cpus)
     node.quota()
-
-    print("%d passed, %d failed on %d CPUs, Linux %s" % (
-        node.passed, node.failed, len(node.cpus), platform.release()), flush=True)
-    return 1 if node.failed else 0
 
 
 if __name__ == "__main__":

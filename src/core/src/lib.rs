@@ -11,6 +11,7 @@
 //! * [`share`]: how many of the budget's threads a process may take
 //! * [`config`]: the one table of environment variables
 //! * [`files`], [`process`]: the kernel's small text files, and processes as they show them
+//! * [`topology`]: which CPUs share a core, a tile, a NUMA node and a package
 //! * [`text`]: formatting into a fixed buffer
 #![cfg_attr(not(test), no_std)]
 

@@ -96,11 +96,12 @@ impl Topology {
     /// Reads the topology of the `allowed` CPUs, in place of what was read before. What can't be known is flat: a CPU
     /// is a core, and all are in one tile, node and package.
     pub fn read(&mut self, files: &impl Files, allowed: &CpuMask) {
+        let mut system = System { files, path: Path::new(), list: CpuMask::EMPTY, has_capacities: true };
         self.begin(allowed);
-        self.read_cores(files);
-        self.read_packages(files);
-        self.read_nodes(files);
-        self.read_tiles(files);
+        self.read_cores(&mut system);
+        self.each_group(&mut system, ["package_cpus_list", "core_siblings_list"], Self::add_package);
+        self.read_nodes(&mut system);
+        self.read_tiles(&mut system);
         self.sort();
         self.count_groups();
     }
@@ -196,63 +197,74 @@ impl Topology {
         self.cpus.get_mut(position)
     }
 
-    /// Passes each group that a file of `/sys/devices/system/cpu/cpu*/topology` lists. It has one of two names: the
-    /// newer one is from Linux 5.3 on.
-    fn each_group(&mut self, files: &impl Files, names: [&str; 2], see: &mut dyn FnMut(&mut Self, &CpuMask)) {
-        let (mut grouped, mut list) = (CpuMask::EMPTY, CpuMask::EMPTY);
+    /// Adds each group that a file of `/sys/devices/system/cpu/cpu*/topology` lists. It has one of two names: the newer
+    /// one is from Linux 5.3 on.
+    fn each_group<F: Files>(
+        &mut self,
+        system: &mut System<'_, F>,
+        names: [&str; 2],
+        add: impl Fn(&mut Self, &mut System<'_, F>),
+    ) {
+        let mut grouped = CpuMask::EMPTY;
         for position in 0..self.count {
             let Some(cpu) = self.cpus.get(position).map(|cpu| usize::from(cpu.number)) else {
                 return;
             };
             let is_listed = !grouped.contains(cpu)
                 && names.iter().any(|name| {
-                    read_list_at(files, format_args!("cpu/cpu{cpu}/topology/{name}"), &mut list).is_some()
-                        && list.contains(cpu)
-                        && list.and(&grouped).is_empty()
+                    system.read(format_args!("cpu/cpu{cpu}/topology/{name}")).is_some()
+                        && system.list.contains(cpu)
+                        && !system.list.iter().any(|other| grouped.contains(other))
                 });
             if is_listed {
-                grouped = grouped.or(&list);
-                see(self, &list);
+                for other in system.list.iter() {
+                    grouped.insert(other);
+                }
+                add(self, system);
             }
         }
     }
 
-    fn read_cores(&mut self, files: &impl Files) {
-        let mut list = CpuMask::EMPTY;
+    fn read_cores(&mut self, system: &mut System<'_, impl Files>) {
         for (bit, path) in DESIGNS.into_iter().enumerate() {
-            if read_list(files, path, &mut list).is_some() {
-                for number in list.iter() {
+            if read_list(system.files, path, &mut system.list).is_some() {
+                for number in system.list.iter() {
                     if let Some(cpu) = self.of_number(number) {
                         cpu.kind |= 1 << bit;
                     }
                 }
             }
         }
-        let mut capacities = Capacities { files, are_there: true };
-        self.each_group(files, ["core_cpus_list", "thread_siblings_list"], &mut |topology, core| {
-            topology.add_core(core, &mut capacities);
-        });
+        self.each_group(system, ["core_cpus_list", "thread_siblings_list"], Self::add_core);
         for position in 0..self.count {
             if let Some(cpu) = self.cpus.get(position).filter(|cpu| cpu.core == NONE) {
-                let alone = CpuMask::of([usize::from(cpu.number)]);
-                self.add_core(&alone, &mut capacities);
+                system.list = CpuMask::EMPTY;
+                system.list.insert(usize::from(cpu.number));
+                self.add_core(system);
             }
         }
     }
 
-    fn add_core(&mut self, core: &CpuMask, capacities: &mut Capacities<'_, impl Files>) {
-        let mut kind = None;
-        let first = lowest(core);
-        for (thread, number) in core.iter().enumerate() {
-            let Some(&mut Cpu { kind: designs, .. }) = self.of_number(number) else {
-                continue;
-            };
-            let kind = *kind.get_or_insert_with(|| {
-                let capacity = capacities.of(number);
-                self.kind(Kind { threads: core.count() as u16, designs, capacity })
-            });
+    /// Adds the core whose CPUs were listed.
+    fn add_core(&mut self, system: &mut System<'_, impl Files>) {
+        let Some(&cpu) = system.list.iter().find_map(|number| self.cpus.get(self.position(number)?)) else {
+            return;
+        };
+        let (threads, capacity) = (system.list.count() as u16, system.capacity(usize::from(cpu.number)));
+        let kind = self.kind(Kind { threads, designs: cpu.kind, capacity });
+        let core = system.lowest();
+        for (thread, number) in system.list.iter().enumerate() {
             if let Some(cpu) = self.of_number(number) {
-                (cpu.core, cpu.thread, cpu.kind) = (first, thread.min(usize::from(u8::MAX)) as u8, kind);
+                (cpu.core, cpu.thread, cpu.kind) = (core, thread.min(usize::from(u8::MAX)) as u8, kind);
+            }
+        }
+    }
+
+    fn add_package(&mut self, system: &mut System<'_, impl Files>) {
+        let package = system.lowest();
+        for number in system.list.iter() {
+            if let Some(cpu) = self.of_number(number) {
+                cpu.package = package;
             }
         }
     }
@@ -270,37 +282,25 @@ impl Topology {
         number as u8
     }
 
-    fn read_packages(&mut self, files: &impl Files) {
-        self.each_group(files, ["package_cpus_list", "core_siblings_list"], &mut |topology, package| {
-            for number in package.iter() {
-                if let Some(cpu) = topology.of_number(number) {
-                    cpu.package = lowest(package);
-                }
-            }
-        });
-    }
-
-    fn read_nodes(&mut self, files: &impl Files) {
-        let (mut nodes, mut list) = (CpuMask::EMPTY, CpuMask::EMPTY);
+    fn read_nodes(&mut self, system: &mut System<'_, impl Files>) {
         // Nodes of memory alone, as a Xeon Phi's MCDRAM is, are not in the first of these.
-        let has_nodes = ["has_cpu", "online", "possible"]
-            .iter()
-            .any(|name| read_list_at(files, format_args!("node/{name}"), &mut nodes).is_some());
-        if !has_nodes {
+        if !["has_cpu", "online", "possible"].iter().any(|name| system.read(format_args!("node/{name}")).is_some()) {
             return;
         }
+        let nodes = system.list.clone();
         let mut left = self.count;
         for node in nodes.iter() {
             if left == 0 {
                 return;
             }
-            if read_list_at(files, format_args!("node/node{node}/cpulist"), &mut list).is_none() {
+            if system.read(format_args!("node/node{node}/cpulist")).is_none() {
                 continue;
             }
-            for number in list.iter() {
+            let lowest = system.lowest();
+            for number in system.list.iter() {
                 // With numa=fake=4, each CPU is in all four nodes.
                 if let Some(cpu) = self.of_number(number).filter(|cpu| cpu.node == NONE) {
-                    cpu.node = lowest(&list);
+                    cpu.node = lowest;
                     left -= 1;
                 }
             }
@@ -309,27 +309,27 @@ impl Topology {
 
     /// Cores of a kind have their tile's cache in the same place, so that is looked for once. On hybrid processors one
     /// kind shares an L2 where another has only the L3.
-    fn read_tiles(&mut self, files: &impl Files) {
-        let mut list = CpuMask::EMPTY;
+    fn read_tiles(&mut self, system: &mut System<'_, impl Files>) {
         for kind in 0..self.kind_count {
-            let Some(index) = self.tile_cache(files, kind, &mut list) else {
+            let Some(index) = self.tile_cache(system, kind) else {
                 continue;
             };
             for position in 0..self.count {
                 let Some(&cpu) = self.cpus.get(position) else {
                     return;
                 };
-                if usize::from(cpu.kind) != kind || cpu.tile != NONE {
+                if usize::from(cpu.kind) != kind
+                    || cpu.tile != NONE
+                    || system.read_cache(usize::from(cpu.number), index).is_none()
+                {
                     continue;
                 }
-                let number = usize::from(cpu.number);
-                if read_cache(files, number, index, &mut list).is_none() {
-                    continue;
-                }
-                for number in list.iter() {
+                // An L2 may begin with the same CPU as the L3 that is another kind's tile.
+                let tile = system.lowest() * CACHES + index;
+                for number in system.list.iter() {
                     let cpu = self.of_number(number);
                     if let Some(cpu) = cpu.filter(|cpu| usize::from(cpu.kind) == kind && cpu.tile == NONE) {
-                        cpu.tile = lowest(&list);
+                        cpu.tile = tile;
                     }
                 }
             }
@@ -338,7 +338,7 @@ impl Topology {
 
     /// The index of the smallest cache that cores of a kind share. Two of them are asked: one may have lost its
     /// neighbours, as those are offline.
-    fn tile_cache(&self, files: &impl Files, kind: usize, list: &mut CpuMask) -> Option<usize> {
+    fn tile_cache(&self, system: &mut System<'_, impl Files>, kind: usize) -> Option<u16> {
         let threads = usize::from(self.kinds.get(kind)?.threads);
         let mut of_kind = self.cpus().iter().filter(|cpu| usize::from(cpu.kind) == kind);
         let first = of_kind.next();
@@ -346,13 +346,13 @@ impl Topology {
         for cpu in first.into_iter().chain(of_kind.next_back()) {
             let number = usize::from(cpu.number);
             for index in 0..CACHES {
-                if read_cache(files, number, index, list).is_none() {
+                if system.read_cache(number, index).is_none() {
                     break;
                 }
-                let size = list.count();
+                let size = system.list.count();
                 if size > threads
                     && smallest.is_none_or(|(least, _)| size < least)
-                    && !is_for_instructions(files, number, index)
+                    && !system.is_for_instructions(number, index)
                 {
                     smallest = Some((size, index));
                 }
@@ -417,54 +417,61 @@ impl Default for Topology {
     }
 }
 
-/// The lowest CPU of a group.
-fn lowest(group: &CpuMask) -> u16 {
-    group.iter().next().map_or(NONE, |number| number as u16)
-}
+/// Caches that a CPU may have: the kernel shows four or five. With a CPU's number they fit 16 bits, `NONE` left out.
+const CACHES: u16 = 7;
 
-/// How fast CPUs are; where one has no such file, others have none.
-struct Capacities<'a, F> {
+/// `/sys/devices/system`, and room for what is read there, made once: a caller may have no more than 16 kB of stack.
+struct System<'a, F> {
     files: &'a F,
-    are_there: bool,
+    path: Path,
+    // The list read last.
+    list: CpuMask,
+    // Where one CPU has no such file, others have none.
+    has_capacities: bool,
 }
 
-impl<F: Files> Capacities<'_, F> {
-    fn of(&mut self, cpu: usize) -> u32 {
-        if !self.are_there {
+impl<F: Files> System<'_, F> {
+    fn go_to(&mut self, file: fmt::Arguments<'_>) -> Option<&CStr> {
+        self.path.cut(0);
+        self.path.push(b"/sys/devices/system/")?;
+        self.path.write_fmt(file).ok()?;
+        Some(self.path.as_c_str())
+    }
+
+    /// Reads a list of CPUs, or of NUMA nodes.
+    fn read(&mut self, file: fmt::Arguments<'_>) -> Option<()> {
+        self.go_to(file)?;
+        read_list(self.files, self.path.as_c_str(), &mut self.list)
+    }
+
+    /// Stands for the group that was listed.
+    fn lowest(&self) -> u16 {
+        self.list.iter().next().map_or(NONE, |number| number as u16)
+    }
+
+    /// Reads the CPUs that share a cache of this one; `None` if it has no such cache.
+    fn read_cache(&mut self, cpu: usize, index: u16) -> Option<()> {
+        self.read(format_args!("cpu/cpu{cpu}/cache/index{index}/shared_cpu_list"))?;
+        self.list.contains(cpu).then_some(())
+    }
+
+    fn is_for_instructions(&mut self, cpu: usize, index: u16) -> bool {
+        let files = self.files;
+        self.go_to(format_args!("cpu/cpu{cpu}/cache/index{index}/type"))
+            .is_some_and(|path| read_small(files, path, &mut [0; 32]) == Some(b"Instruction"))
+    }
+
+    /// How fast a CPU is; 0 if that isn't said.
+    fn capacity(&mut self, cpu: usize) -> u32 {
+        if !self.has_capacities {
             return 0;
         }
-        let mut buffer = [0; 32];
-        let capacity = path_to(format_args!("cpu/cpu{cpu}/cpu_capacity"))
-            .and_then(|path| number(read_small(self.files, path.as_c_str(), &mut buffer)?));
-        self.are_there = capacity.is_some();
+        let (files, mut buffer) = (self.files, [0; 32]);
+        let path = self.go_to(format_args!("cpu/cpu{cpu}/cpu_capacity"));
+        let capacity = path.and_then(|path| number(read_small(files, path, &mut buffer)?));
+        self.has_capacities = capacity.is_some();
         capacity.unwrap_or(0) as u32
     }
-}
-
-/// Caches that a CPU may have: the kernel shows four or five.
-const CACHES: usize = 8;
-
-/// The CPUs that share a cache of a CPU; `None` if it has no such cache.
-fn read_cache(files: &impl Files, cpu: usize, index: usize, list: &mut CpuMask) -> Option<()> {
-    read_list_at(files, format_args!("cpu/cpu{cpu}/cache/index{index}/shared_cpu_list"), list)?;
-    list.contains(cpu).then_some(())
-}
-
-fn is_for_instructions(files: &impl Files, cpu: usize, index: usize) -> bool {
-    path_to(format_args!("cpu/cpu{cpu}/cache/index{index}/type"))
-        .is_some_and(|path| read_small(files, path.as_c_str(), &mut [0; 32]) == Some(b"Instruction"))
-}
-
-/// A path in `/sys/devices/system`.
-fn path_to(file: fmt::Arguments<'_>) -> Option<Path> {
-    let mut path = Path::new();
-    path.push(b"/sys/devices/system/")?;
-    path.write_fmt(file).ok()?;
-    Some(path)
-}
-
-fn read_list_at(files: &impl Files, file: fmt::Arguments<'_>, list: &mut CpuMask) -> Option<()> {
-    read_list(files, path_to(file)?.as_c_str(), list)
 }
 
 /// How much of a list is read: all 8192 CPUs, one by one, take 40 kB.
@@ -509,4 +516,475 @@ fn read_list(files: &impl Files, path: &CStr, list: &mut CpuMask) -> Option<()> 
         offset += read as u64;
     }
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::files::testing::{Memory, Tree};
+    use proptest::prelude::*;
+    use std::cell::Cell;
+    use std::collections::BTreeMap;
+
+    const CPU: &str = "/sys/devices/system/cpu";
+    const NODE: &str = "/sys/devices/system/node";
+
+    fn read(files: &impl Files, allowed: impl IntoIterator<Item = usize>) -> Box<Topology> {
+        let mut topology = Box::new(Topology::new());
+        topology.read(files, &CpuMask::of(allowed));
+        topology
+    }
+
+    fn list(cpus: impl IntoIterator<Item = usize>) -> String {
+        let mask = CpuMask::of(cpus);
+        if mask.is_empty() { "\n".into() } else { format!("{mask}\n") }
+    }
+
+    /// A node for tests: what of it is online, and the CPUs with which each CPU shares its core, package and caches.
+    struct Machine {
+        files: Memory,
+        online: Vec<usize>,
+    }
+
+    impl Machine {
+        fn new(online: impl IntoIterator<Item = usize>) -> Self {
+            Self { files: Memory { piece: 4096, ..Memory::default() }, online: online.into_iter().collect() }
+        }
+
+        fn with(mut self, path: &str, text: impl Into<Vec<u8>>) -> Self {
+            self.files.files.insert(path.into(), text.into());
+            self
+        }
+
+        /// The same file of each CPU, which lists the online ones that `group` says the same of.
+        fn groups<K: Ord>(mut self, file: &str, group: impl Fn(usize) -> K) -> Self {
+            let mut groups: BTreeMap<K, Vec<usize>> = BTreeMap::new();
+            for &cpu in &self.online {
+                groups.entry(group(cpu)).or_default().push(cpu);
+            }
+            for cpus in groups.values() {
+                for cpu in cpus {
+                    let path = format!("{CPU}/cpu{cpu}/{file}");
+                    self = self.with(&path, list(cpus.iter().copied()));
+                }
+            }
+            self
+        }
+
+        fn cache<K: Ord>(mut self, index: usize, kind: &str, group: impl Fn(usize) -> K) -> Self {
+            for cpu in self.online.clone() {
+                self = self.with(&format!("{CPU}/cpu{cpu}/cache/index{index}/type"), format!("{kind}\n"));
+            }
+            self.groups(&format!("cache/index{index}/shared_cpu_list"), group)
+        }
+
+        /// Cores with caches of their own, up to the L2 that `shared` may share.
+        fn cores<K: Ord, L: Ord>(self, core: impl Fn(usize) -> K, shared: impl Fn(usize) -> L) -> Self {
+            self.groups("topology/core_cpus_list", &core)
+                .cache(0, "Data", &core)
+                .cache(1, "Instruction", &core)
+                .cache(2, "Unified", shared)
+        }
+
+        fn nodes(mut self, has_cpu: &str, of: impl Fn(usize) -> usize) -> Self {
+            self = self.with(&format!("{NODE}/has_cpu"), format!("{has_cpu}\n"));
+            for node in CpuMask::parse_list(has_cpu).unwrap().iter() {
+                let cpus = self.online.clone().into_iter().filter(|&cpu| of(cpu) == node);
+                self = self.with(&format!("{NODE}/node{node}/cpulist"), list(cpus));
+            }
+            self
+        }
+
+        fn packages(self, of: impl Fn(usize) -> usize) -> Self {
+            self.groups("topology/package_cpus_list", of)
+        }
+
+        fn read(&self, allowed: impl IntoIterator<Item = usize>) -> Box<Topology> {
+            let topology = read(&self.files, allowed);
+            check(&topology);
+            topology
+        }
+    }
+
+    /// Each CPU once, all groups neighbours and counted from 0.
+    fn check(topology: &Topology) {
+        let cpus = topology.cpus();
+        for (position, cpu) in cpus.iter().enumerate() {
+            assert_eq!(topology.position(usize::from(cpu.number)), Some(position));
+        }
+        if let Some(first) = cpus.first() {
+            assert_eq!((first.package, first.node, first.tile, first.core), (0, 0, 0, 0));
+        }
+        for pair in cpus.windows(2) {
+            let steps = [
+                pair[1].package - pair[0].package,
+                pair[1].node - pair[0].node,
+                pair[1].tile - pair[0].tile,
+                pair[1].core - pair[0].core,
+            ];
+            assert!(steps.iter().all(|&step| step <= 1) && steps.is_sorted(), "{pair:?}");
+            if steps[3] == 0 {
+                assert!(pair[0].number < pair[1].number && pair[0].kind == pair[1].kind, "{pair:?}");
+                assert!(pair[0].thread < pair[1].thread || pair[1].thread == u8::MAX, "{pair:?}");
+            }
+        }
+        let sum = |count: usize, of: &dyn Fn(u16) -> usize| (0..count).map(|number| of(number as u16)).sum::<usize>();
+        assert_eq!(sum(topology.cores(), &|core| topology.core(core).len()), cpus.len());
+        assert_eq!(sum(topology.tiles(), &|tile| topology.tile(tile).len()), cpus.len());
+        assert_eq!(sum(topology.nodes(), &|node| topology.node(node).len()), cpus.len());
+        assert_eq!(sum(topology.packages(), &|package| topology.package(package).len()), cpus.len());
+        assert!(topology.core(topology.cores() as u16).is_empty());
+    }
+
+    fn counts(topology: &Topology) -> (usize, usize, usize, usize) {
+        (topology.packages(), topology.nodes(), topology.tiles(), topology.cores())
+    }
+
+    fn numbers(cpus: &[Cpu]) -> Vec<u16> {
+        cpus.iter().map(|cpu| cpu.number).collect()
+    }
+
+    /// A Xeon Phi 7250: tiles of two cores, cores n, n + 68, n + 136, n + 204.
+    fn knl(online: impl IntoIterator<Item = usize>) -> Machine {
+        Machine::new(online).cores(|cpu| cpu % 68, |cpu| cpu % 68 / 2).packages(|_| 0)
+    }
+
+    fn knl_quadrant() -> Machine {
+        knl(0..272).nodes("0", |_| 0).with(&format!("{NODE}/node1/cpulist"), "\n")
+    }
+
+    /// Tiles 0 to 8 in node 0, to 17 in node 1, to 25 in node 2, to 33 in node 3; the MCDRAM is nodes 4 to 7.
+    fn knl_snc4(online: impl IntoIterator<Item = usize>) -> Machine {
+        let node = |cpu| match cpu % 68 / 2 {
+            0..9 => 0,
+            9..18 => 1,
+            18..26 => 2,
+            _ => 3,
+        };
+        let machine = knl(online).nodes("0-3", node);
+        (4..8).fold(machine, |machine, node| machine.with(&format!("{NODE}/node{node}/cpulist"), "\n"))
+    }
+
+    /// Two EPYC 7763: CPUs from 128 on are second threads; an L3 for 8 cores.
+    fn epyc() -> Machine {
+        Machine::new(0..256)
+            .cores(|cpu| cpu % 128, |cpu| cpu % 128)
+            .cache(3, "Unified", |cpu| cpu % 128 / 8)
+            .packages(|cpu| cpu % 128 / 64)
+            .nodes("0-1", |cpu| cpu % 128 / 64)
+    }
+
+    /// 4 cores of two threads, and 8 of one in clusters with an L2.
+    fn hybrid() -> Machine {
+        let core = |cpu| if cpu < 8 { cpu / 2 } else { cpu };
+        Machine::new(0..16)
+            .cores(core, |cpu| if cpu < 8 { cpu / 2 } else { cpu / 4 * 4 })
+            .cache(3, "Unified", |_| 0)
+            .packages(|_| 0)
+            .nodes("0", |_| 0)
+            .with("/sys/devices/cpu_core/cpus", "0-7\n")
+            .with("/sys/devices/cpu_atom/cpus", "8-15\n")
+    }
+
+    #[test]
+    fn a_xeon_phi_in_quadrant_mode() {
+        let topology = knl_quadrant().read(0..272);
+        assert_eq!(counts(&topology), (1, 1, 34, 68));
+        assert_eq!(numbers(topology.core(1)), [1, 69, 137, 205]);
+        assert_eq!(numbers(topology.tile(1)), [2, 70, 138, 206, 3, 71, 139, 207]);
+        assert_eq!(topology.position(271), Some(271));
+        let last = Cpu { number: 271, core: 67, tile: 33, node: 0, package: 0, thread: 3, kind: 0 };
+        assert_eq!(topology.cpus().last(), Some(&last));
+    }
+
+    #[test]
+    fn a_xeon_phi_with_nodes_of_memory_alone() {
+        let topology = knl_snc4(0..272).read(0..272);
+        assert_eq!(counts(&topology), (1, 4, 34, 68));
+        assert_eq!([0, 1, 2, 3].map(|node| topology.node(node).len()), [72, 72, 64, 64]);
+        assert_eq!(numbers(topology.tile(9)), [18, 86, 154, 222, 19, 87, 155, 223]);
+
+        // A kernel without has_cpu, and a gap in the nodes that have CPUs.
+        let machine = Machine::new(0..4)
+            .with(&format!("{NODE}/online"), "0-1,6\n")
+            .with(&format!("{NODE}/node0/cpulist"), "0-1\n")
+            .with(&format!("{NODE}/node1/cpulist"), "\n")
+            .with(&format!("{NODE}/node6/cpulist"), "2-3\n");
+        assert_eq!(counts(&machine.read(0..4)), (1, 2, 2, 4));
+    }
+
+    #[test]
+    fn an_epyc_has_a_tile_for_each_l3() {
+        let topology = epyc().read(0..256);
+        assert_eq!(counts(&topology), (2, 2, 16, 128));
+        let wanted: Vec<u16> = (8..16).flat_map(|core| [core, core + 128]).collect();
+        assert_eq!(numbers(topology.tile(1)), wanted);
+        assert!(topology.cpus().iter().all(|cpu| cpu.kind == 0));
+    }
+
+    #[test]
+    fn caches_no_narrower_than_the_node_are_no_tiles() {
+        // An L3 for a package of two nodes each, and caches that only their cores have.
+        let clustered = Machine::new(0..32)
+            .cores(|cpu| cpu, |cpu| cpu)
+            .cache(3, "Unified", |cpu| cpu / 16)
+            .packages(|cpu| cpu / 16)
+            .nodes("0-3", |cpu| cpu / 8);
+        assert_eq!(counts(&clustered.read(0..32)), (2, 4, 4, 32));
+        let private = Machine::new(0..8).cores(|cpu| cpu, |cpu| cpu).nodes("0-1", |cpu| cpu / 4);
+        assert_eq!(counts(&private.read(0..8)), (1, 2, 2, 8));
+    }
+
+    #[test]
+    fn caches_for_instructions_are_no_tiles() {
+        let machine = Machine::new(0..8)
+            .groups("topology/core_cpus_list", |cpu| cpu)
+            .cache(0, "Data", |cpu| cpu)
+            .cache(1, "Instruction", |cpu| cpu / 2)
+            .cache(2, "Unified", |cpu| cpu / 4);
+        assert_eq!(counts(&machine.read(0..8)), (1, 1, 2, 8));
+    }
+
+    #[test]
+    fn hybrid_processors_have_two_kinds_of_cores() {
+        let topology = hybrid().read(0..16);
+        assert_eq!(counts(&topology), (1, 1, 3, 12));
+        assert_eq!([0, 1, 2].map(|tile| numbers(topology.tile(tile)).len()), [8, 4, 4]);
+        assert!(topology.cpus().iter().all(|cpu| cpu.kind == u8::from(cpu.number >= 8)));
+
+        // The smaller cores come first, so the L3 begins with the same CPU as the first L2.
+        let turned = Machine::new(0..8)
+            .cores(|cpu| if cpu < 4 { cpu } else { cpu / 2 * 2 }, |cpu| if cpu < 4 { 0 } else { cpu / 2 * 2 })
+            .cache(3, "Unified", |_| 0);
+        let topology = turned.read(0..8);
+        assert_eq!(counts(&topology), (1, 1, 2, 6));
+        assert_eq!(numbers(topology.tile(1)), [4, 5, 6, 7]);
+    }
+
+    #[test]
+    fn capacity_design_and_threads_each_make_a_kind() {
+        let capacities = |machine: Machine, of: &dyn Fn(usize) -> usize| {
+            (0..4).fold(machine, |machine, cpu| {
+                machine.with(&format!("{CPU}/cpu{cpu}/cpu_capacity"), format!("{}\n", of(cpu)))
+            })
+        };
+        let kinds = |machine: Machine| machine.read(0..4).cpus().iter().map(|cpu| cpu.kind).collect::<Vec<_>>();
+        let flat = || Machine::new(0..4).cores(|cpu| cpu, |cpu| cpu);
+        assert_eq!(kinds(flat()), [0, 0, 0, 0]);
+        assert_eq!(kinds(capacities(flat(), &|_| 1024)), [0, 0, 0, 0]);
+        assert_eq!(kinds(capacities(flat(), &|cpu| 1024 - cpu / 2 * 578)), [0, 0, 1, 1]);
+        assert_eq!(kinds(flat().with("/sys/devices/cpu_atom/cpus", "1,3\n")), [0, 1, 0, 1]);
+        assert_eq!(kinds(Machine::new(0..4).groups("topology/core_cpus_list", |cpu| cpu.max(1))), [0, 0, 1, 1]);
+    }
+
+    #[test]
+    fn more_kinds_than_are_told_apart() {
+        let machine = (0..40).fold(Machine::new(0..40), |machine, cpu| {
+            machine.with(&format!("{CPU}/cpu{cpu}/cpu_capacity"), format!("{}\n", 100 + cpu))
+        });
+        let topology = machine.read(0..40);
+        assert!(topology.cpus().iter().all(|cpu| usize::from(cpu.kind) == usize::from(cpu.number).min(KINDS - 1)));
+    }
+
+    #[test]
+    fn offline_cpus() {
+        // The second threads of the first two cores, and all of core 3, which leaves core 2 alone in its tile.
+        let online = || (0..272).filter(|cpu| ![68, 69, 3, 71, 139, 207].contains(cpu));
+        let topology = knl_snc4(online()).read(online());
+        assert_eq!(counts(&topology), (1, 4, 34, 67));
+        let threads: Vec<_> = topology.core(0).iter().map(|cpu| (cpu.number, cpu.thread)).collect();
+        assert_eq!(threads, [(0, 0), (136, 1), (204, 2)]);
+        assert_eq!(topology.tile(1).len(), 4);
+        // Cores 0 and 1 have a thread less than the others.
+        assert_eq!(topology.cpus().iter().filter(|cpu| cpu.kind == 1).count(), 65 * 4);
+
+        // Core 1 is offline, so core 0 has no neighbour; the caches of others tell that it has a tile.
+        let online = || (0..272).filter(|cpu| cpu % 68 != 1);
+        let topology = knl(online()).read(online());
+        assert_eq!(counts(&topology), (1, 1, 34, 67));
+        assert_eq!(numbers(topology.tile(0)), [0, 68, 136, 204]);
+
+        // CPUs that went offline after the mask was read: no topology, and in no node's list.
+        let topology = knl_snc4(2..272).read(0..272);
+        assert_eq!(topology.cpus().len(), 272);
+        assert_eq!(numbers(topology.core(topology.cores() as u16 - 1)), [1]);
+    }
+
+    #[test]
+    fn what_is_not_allowed_leaves_no_gap() {
+        let topology = knl_snc4(0..272).read([271, 67, 138, 70, 2, 3]);
+        let all = |cpu: Cpu| (cpu.number, cpu.node, cpu.tile, cpu.core, cpu.thread);
+        let seen: Vec<_> = topology.cpus().iter().copied().map(all).collect();
+        let tile0 = [(2, 0, 0, 0, 0), (70, 0, 0, 0, 1), (138, 0, 0, 0, 2), (3, 0, 0, 1, 0)];
+        assert_eq!(seen, [&tile0[..], &[(67, 1, 1, 2, 0), (271, 1, 1, 2, 3)]].concat());
+        assert_eq!(topology.position(1), None);
+        assert_eq!(topology.position(CPUS), None);
+
+        // Core 0 comes before core 1, although its lowest CPU is not allowed.
+        assert_eq!(numbers(knl_quadrant().read([1, 204]).cpus()), [204, 1]);
+    }
+
+    #[test]
+    fn without_sysfs_all_is_flat() {
+        let topology = read(&Tree::new(), [0, 5, 8191]);
+        check(&topology);
+        assert_eq!(counts(&topology), (1, 1, 1, 3));
+        assert_eq!(numbers(topology.cpus()), [0, 5, 8191]);
+        assert!(topology.cpus().iter().all(|cpu| (cpu.thread, cpu.kind) == (0, 0)));
+    }
+
+    #[test]
+    fn no_cpus() {
+        let topology = epyc().read([]);
+        assert_eq!(counts(&topology), (0, 0, 0, 0));
+        assert_eq!((topology.core(0), topology.position(0)), (&[][..], None));
+    }
+
+    #[test]
+    fn reading_again_forgets_what_was() {
+        let mut topology = epyc().read(0..256);
+        topology.read(&hybrid().files, &CpuMask::of(8..12));
+        check(&topology);
+        assert_eq!(counts(&topology), (1, 1, 1, 4));
+        assert_eq!((topology.position(0), topology.position(12)), (None, None));
+        assert!(topology.cpus().iter().all(|cpu| cpu.kind == 0));
+    }
+
+    #[test]
+    fn older_kernels_have_other_names() {
+        let machine = Machine::new(0..8)
+            .groups("topology/thread_siblings_list", |cpu| cpu % 4)
+            .groups("topology/core_siblings_list", |cpu| cpu % 2);
+        let topology = machine.read(0..8);
+        assert_eq!(counts(&topology), (2, 2, 2, 4));
+        assert_eq!(numbers(topology.package(1)), [1, 5, 3, 7]);
+    }
+
+    #[test]
+    fn more_than_a_thousand_cpus() {
+        // Four packages whose CPUs are dealt out in turn: their lists are longer than a page.
+        let machine = Machine::new(0..4096)
+            .cores(|cpu| cpu % 2048, |cpu| cpu % 2048)
+            .packages(|cpu| cpu % 4)
+            .nodes("0-3", |cpu| cpu % 4);
+        assert!(machine.files.files.values().any(|text| text.len() > 4096));
+        let topology = machine.read(0..4096);
+        assert_eq!(counts(&topology), (4, 4, 4, 2048));
+        assert_eq!(numbers(&topology.cpus()[..6]), [0, 2048, 4, 2052, 8, 2056]);
+        // As on a node of 8192 CPUs, without anything.
+        assert_eq!(counts(&read(&Memory::default(), 0..CPUS)), (1, 1, 1, CPUS));
+    }
+
+    #[test]
+    fn a_list_that_is_cut_is_none() {
+        let machine = |end: &str| {
+            let cut = format!("0,2,4,6,1{end}");
+            let path = |cpu| format!("{CPU}/cpu{cpu}/topology/package_cpus_list");
+            [0, 2, 4, 6, 10].into_iter().fold(Machine::new(0..12), |machine, cpu| machine.with(&path(cpu), &*cut))
+        };
+        assert_eq!(machine("").read(0..12).packages(), 1);
+        assert_eq!(machine("\n").read(0..12).packages(), 2);
+    }
+
+    #[test]
+    fn fake_nodes_share_their_cpus() {
+        let machine = Machine::new(0..4)
+            .with(&format!("{NODE}/has_cpu"), "0-1\n")
+            .with(&format!("{NODE}/node0/cpulist"), "0-3\n")
+            .with(&format!("{NODE}/node1/cpulist"), "0-3\n");
+        assert_eq!(counts(&machine.read(0..4)), (1, 1, 1, 4));
+    }
+
+    #[test]
+    fn a_group_that_a_higher_one_divides_is_two() {
+        // A node of two packages, as with interleaved memory.
+        let machine = Machine::new(0..8).packages(|cpu| cpu / 4).nodes("0", |_| 0);
+        assert_eq!(counts(&machine.read(0..8)), (2, 2, 2, 8));
+    }
+
+    #[test]
+    fn few_files_are_read() {
+        struct Counting(Memory, Cell<usize>);
+        impl Files for Counting {
+            type File = Vec<u8>;
+
+            fn open(&self, path: &CStr) -> Option<Vec<u8>> {
+                self.1.set(self.1.get() + 1);
+                self.0.open(path)
+            }
+
+            fn read(&self, file: &Vec<u8>, offset: u64, buffer: &mut [u8]) -> Option<usize> {
+                self.0.read(file, offset, buffer)
+            }
+        }
+        let count = |machine: Machine, cpus| {
+            let files = Counting(machine.files, Cell::new(0));
+            read(&files, 0..cpus);
+            files.1.get()
+        };
+        // A list for each core, tile, package and node, and a dozen to see what there is.
+        assert!(count(knl_snc4(0..272), 272) <= 68 + 34 + 1 + 4 + 20);
+        assert!(count(epyc(), 256) <= 128 + 16 + 2 + 2 + 20);
+    }
+
+    /// Lists that are nearly the kernel's.
+    fn nearly() -> impl Strategy<Value = Vec<u8>> {
+        let cpu = || 0usize..12;
+        prop_oneof![
+            6 => prop::collection::btree_set(cpu(), 0..6).prop_map(|cpus| list(cpus).into_bytes()),
+            2 => (cpu(), cpu()).prop_map(|(first, last)| format!("{first}-{last}\n").into_bytes()),
+            1 => "[0-9,-]{0,12}\n?".prop_map(String::into_bytes),
+            1 => prop::collection::vec(any::<u8>(), 0..300),
+        ]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(512))]
+
+        #[test]
+        fn whatever_files_say_each_allowed_cpu_is_there_once(
+            files in prop::collection::btree_map((0usize..12, 0usize..9), nearly(), 0..100),
+            other in prop::option::of(nearly()),
+            allowed in prop::collection::btree_set(prop_oneof![9 => 0usize..12, 1 => 0..CPUS], 0..12),
+            piece in 1usize..300,
+        ) {
+            let name = |(at, file): (usize, usize)| match file {
+                0 => format!("{CPU}/cpu{at}/topology/core_cpus_list"),
+                1 => format!("{CPU}/cpu{at}/topology/thread_siblings_list"),
+                2 => format!("{CPU}/cpu{at}/topology/package_cpus_list"),
+                3 => format!("{CPU}/cpu{at}/cpu_capacity"),
+                4 => format!("{NODE}/node{at}/cpulist"),
+                5 => format!("{NODE}/has_cpu"),
+                6 => "/sys/devices/cpu_atom/cpus".into(),
+                index => format!("{CPU}/cpu{at}/cache/index{}/shared_cpu_list", index - 7),
+            };
+            let files = files.into_iter().map(|(key, text)| (name(key).into_bytes(), text)).collect();
+            let memory = Memory { files, other, piece };
+            let mut topology = Box::new(Topology::new());
+            for _ in 0..2 {
+                topology.read(&memory, &CpuMask::of(allowed.iter().copied()));
+                check(&topology);
+                let mut seen = numbers(topology.cpus());
+                seen.sort_unstable();
+                prop_assert_eq!(seen, allowed.iter().map(|&cpu| cpu as u16).collect::<Vec<_>>());
+            }
+        }
+
+        #[test]
+        fn lists_are_read_as_masks_are(
+            cpus in prop::collection::btree_set(0..CPUS, 0..2000),
+            text in prop::option::of("[0-9,-]{0,12}"),
+            piece in 1usize..5000,
+        ) {
+            let text = text.map_or_else(|| list(cpus), |text| text + "\n");
+            let files = [(b"/file".to_vec(), text.clone().into_bytes())].into();
+            let mut mask = CpuMask::EMPTY;
+            let read = read_list(&Memory { files, piece, ..Memory::default() }, c"/file", &mut mask).map(|()| mask);
+            match CpuMask::parse_list(&text) {
+                // Names beyond the last CPU are no reason to refuse the others.
+                Err(crate::cpumask::ParseError::TooLarge) => {}
+                wanted => prop_assert_eq!(read, wanted.ok()),
+            }
+        }
+    }
 }
