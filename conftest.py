@@ -3,6 +3,7 @@
 import os
 import pathlib
 import subprocess
+import uuid
 
 import pytest
 
@@ -22,7 +23,7 @@ def pytest_configure(config):
     for name in [name for name in os.environ if name.startswith(FOREIGN)]:
         del os.environ[name]
     # A job of its own: the machine's other processes do not share the tests' budget.
-    os.environ["SLURM_JOB_ID"] = f"knlfix-tests-{os.getpid()}"
+    os.environ["SLURM_JOB_ID"] = f"knlfix-tests-{uuid.uuid4()}"
 
 
 def find_libgomp():
@@ -104,7 +105,8 @@ def environment(request):
     """environment(preload, **variables): this process's environment with the library in LD_PRELOAD, or without."""
 
     def make(preload, **variables):
-        made = dict(os.environ)
+        # A domain of its own: no program's pins are in the way of another's.
+        made = {**os.environ, "SLURM_JOB_ID": f"knlfix-tests-{uuid.uuid4()}"}
         if preload:
             made["LD_PRELOAD"] = str(request.getfixturevalue("so"))
         made.update(variables)

@@ -6,6 +6,7 @@
 // case thread:vfork on all: child=pin -> child=full
 // case threads_off:vfork on all: child=pin -> child=full
 // env threads_off:*: KNLFIX_THREADS=0
+// env fork:region:vfork: KNLFIX_MOVE_PINS=off
 // case thread:user:vfork on all: child=last -> child=last
 // case exec:self on all: child=pin|@again again=narrow -> child=full again=narrow
 #include "ways.h"

@@ -1,7 +1,7 @@
 // A forked child, or a child's child, is the first to load libgomp (which before glibc 2.34 brings libpthread along): its
 // region runs, its pin is a pin, and its own children are repaired.
 // case {child,grandchild} on none: loader=first child=first threads=2 -> loader=first child=full threads=2
-// env *: OMP_PROC_BIND=true OMP_NUM_THREADS=2
+// env *: OMP_PROC_BIND=true OMP_NUM_THREADS=2 KNLFIX_MOVE_PINS=off
 // link: -ldl
 #include "test.h"
 #include <dlfcn.h>

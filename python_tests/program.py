@@ -10,6 +10,7 @@ import subprocess
 import sys
 import sysconfig
 import textwrap
+import uuid
 
 PROBES = pathlib.Path(__file__).resolve().parent / "probes"
 sys.path.insert(0, str(PROBES))
@@ -159,6 +160,8 @@ class Programs:
         """This process's environment, with the library in LD_PRELOAD or without."""
         # KNLFIX_SO is the tests' own and no variable of the library.
         made = {name: value for name, value in os.environ.items() if name != "KNLFIX_SO"}
+        # A domain of its own: no program's pins are in the way of another's.
+        made["SLURM_JOB_ID"] = f"knlfix-tests-{uuid.uuid4()}"
         if preload:
             made["LD_PRELOAD"] = str(self.so())
         return made

@@ -101,10 +101,19 @@ pub(crate) fn forget_parent() {
 }
 
 impl Shared {
-    /// Sees to it that the topology is that of the mask `allowed`; while threads are looked after, it stays.
-    fn know(&mut self, allowed: &CpuMask) {
+    /// Sees to it that the topology is that of this process's CPUs; while threads are looked after, it stays.
+    #[inline(never)]
+    fn know(&mut self) {
+        if self.team.is_empty()
+            && let Some(allowed) = budget::allowed_mask()
+        {
+            self.know_of(&allowed);
+        }
+    }
+
+    fn know_of(&mut self, allowed: &CpuMask) {
         let of = allowed.fingerprint();
-        if self.of != of && self.team.is_empty() {
+        if self.of != of {
             self.topology.read(&budget::Kernel, allowed);
             self.of = of;
         }
@@ -160,6 +169,7 @@ static CLAIMS: AtomicBool = AtomicBool::new(false);
 
 impl Shared {
     /// Says in the ledger what this process claims, and returns it.
+    #[inline(never)]
     fn claim(&self, ledger: Ledger<'_>, index: usize) -> CpuMask {
         let mut cpus = self.team.cpus(&self.topology);
         if let Some(cpu) = self.worker {
@@ -200,9 +210,6 @@ impl Drop for Leaving {
 
 /// Somebody who is no runtime is about to set a thread's mask: it is none of ours any more.
 pub(crate) fn let_go(target: Target) {
-    if !CLAIMS.load(Ordering::Relaxed) {
-        return;
-    }
     match target {
         Target::Myself => {
             team::forget_key(sys::thread_key());

@@ -27,6 +27,9 @@ use knlfix_core::topology::Topology;
 /// Pinned threads that are looked after. More are pinned where their runtimes want them.
 const MOST: usize = 1024;
 
+/// Threads that bring up a runtime at the same time.
+const WALKERS: usize = 8;
+
 /// A pinned thread.
 #[derive(Clone, Copy)]
 struct Member {
@@ -35,8 +38,6 @@ struct Member {
     user: UserMask,
     /// The fingerprint of the mask that it has from its runtime or from us.
     now: u64,
-    /// May still be finding out what the CPUs are.
-    may_walk: bool,
 }
 
 /// This process's pinned threads.
@@ -46,6 +47,8 @@ pub(super) struct Team {
     pinned: [MaybeUninit<Pinned>; MOST],
     /// So many of both are there.
     count: usize,
+    /// Threads that may still be finding out what the CPUs are.
+    walkers: [Option<Member>; WALKERS],
 }
 
 /// Whether a thread has another mask than its runtime asked for.
@@ -60,18 +63,18 @@ static COUNT: AtomicU32 = AtomicU32::new(0);
 
 impl Team {
     pub(super) const fn new() -> Self {
-        let member = Member {
-            thread: Thread { key: 0, tid: 0 },
-            runtime: 0,
-            user: UserMask::from_number(0),
-            now: 0,
-            may_walk: false,
-        };
-        Self { members: [member; MOST], pinned: [const { MaybeUninit::zeroed() }; MOST], count: 0 }
+        let member = Member { thread: Thread { key: 0, tid: 0 }, runtime: 0, user: UserMask::from_number(0), now: 0 };
+        Self {
+            members: [member; MOST],
+            pinned: [const { MaybeUninit::zeroed() }; MOST],
+            count: 0,
+            walkers: [None; WALKERS],
+        }
     }
 
     pub(super) fn clear(&mut self) {
         self.set_count(0);
+        self.walkers = [None; WALKERS];
         MOVED.store(false, Ordering::Relaxed);
         WALKS.store(false, Ordering::Relaxed);
     }
@@ -127,6 +130,36 @@ impl Team {
         }
     }
 
+    /// Whether the thread may be the one that brings its runtime up, and so be finding out what the CPUs are.
+    fn may_walk(&self, member: Member) -> bool {
+        let all = self.members().iter().chain(self.walkers.iter().flatten());
+        let is_other = |other: &Member| other.runtime == member.runtime && other.thread != member.thread;
+        runtimes::walks(member.runtime) && !all.copied().any(|other| is_other(&other))
+    }
+
+    fn walk(&mut self, member: Member) {
+        let is_its = |walker: &&mut Option<Member>| walker.is_none_or(|walker| walker.thread == member.thread);
+        if let Some(walker) = self.walkers.iter_mut().find(is_its) {
+            *walker = Some(member);
+            WALKS.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Threads that have found out all they wanted join the others, with the last mask that their runtime set.
+    fn gather(&mut self, topology: &Topology, has_ended: impl Fn(&Member) -> bool) {
+        for at in 0..WALKERS {
+            let Some(walker) = self.walkers.get_mut(at) else { return };
+            if let Some(member) = walker.take_if(|member| has_ended(member))
+                && let Ok(mask) = sys::mask_of(member.thread.tid)
+                && mask.fingerprint() == member.now
+                && let Some(asked) = mask.to_sparse()
+            {
+                self.note(topology, member, asked);
+            }
+        }
+        WALKS.store(self.walkers.iter().any(Option::is_some), Ordering::Relaxed);
+    }
+
     fn remove(&mut self, at: usize) {
         let Some(last) = self.count.checked_sub(1) else { return };
         self.members.swap(at, last);
@@ -147,29 +180,35 @@ impl Team {
 }
 
 /// The calling thread has just been pinned by a runtime, to `asked`.
+#[inline(never)]
 pub(crate) fn pinned(thread: Thread, asked: &CpuMask, runtime: RuntimeId) {
     // The ballast's threads only sleep.
     let is_ours = state::config().move_pins && !super::worker::is_placed() && !budget::ballast_is_calling();
     if !is_ours || are_named() {
         return;
     }
-    let Some((user, _)) = PINS.user_of(thread, asked.fingerprint()) else { return };
-    let (Some(user), Some(sparse)) = (PINS.intern(user), asked.to_sparse()) else { return };
-    let Some((ledger, index)) = budget::join() else { return };
-    with(|shared| {
-        let is_known = shared.team.members().iter().any(|member| member.runtime == runtime && member.thread != thread);
-        let may_walk = runtimes::walks(runtime) && !is_known;
-        let Some(allowed) = budget::allowed_mask() else { return };
-        shared.know(&allowed);
-        let member = Member { thread, runtime, user, now: asked.fingerprint(), may_walk };
-        shared.team.note(&shared.topology, member, sparse);
+    let now = asked.fingerprint();
+    let Some(user) = PINS.user_of(thread, now).and_then(|(user, _)| PINS.intern(user)) else { return };
+    let member = Member { thread, runtime, user, now };
+    let may_walk = with(|shared| {
+        let may_walk = shared.team.may_walk(member);
         if may_walk {
-            WALKS.store(true, Ordering::Relaxed);
-            return;
+            shared.team.walk(member);
         }
-        for member in shared.team.members.iter_mut().take(shared.team.count) {
-            member.may_walk &= member.runtime != runtime;
-        }
+        may_walk
+    });
+    if may_walk == Some(false) {
+        take_in(asked, member);
+    }
+}
+
+#[inline(never)]
+fn take_in(asked: &CpuMask, member: Member) {
+    let (Some((ledger, index)), Some(asked)) = (budget::join(), asked.to_sparse()) else { return };
+    with(|shared| {
+        shared.know();
+        shared.team.gather(&shared.topology, |walker| walker.runtime == member.runtime);
+        shared.team.note(&shared.topology, member, asked);
         shared.arrange(ledger, index);
     });
 }
@@ -187,16 +226,14 @@ pub(crate) fn region_begins() {
 fn walk_is_over() {
     let errno = sys::errno();
     let thread = sys::this_thread();
-    if let Some((ledger, index)) = budget::joined() {
+    if let Some((ledger, index)) = budget::join() {
         with(|shared| {
-            let Some(member) = shared.team.position(thread).and_then(|at| shared.team.members.get_mut(at)) else {
-                return;
-            };
-            if core::mem::take(&mut member.may_walk) {
+            shared.know();
+            let before = shared.team.count;
+            shared.team.gather(&shared.topology, |walker| walker.thread == thread);
+            if shared.team.count > before {
                 shared.arrange(ledger, index);
             }
-            let walks = shared.team.members().iter().any(|member| member.may_walk);
-            WALKS.store(walks, Ordering::Relaxed);
         });
     }
     sys::set_errno(errno);
@@ -217,12 +254,21 @@ pub(crate) fn forget_tid(tid: i32) {
     forget(|member| member.thread.tid == tid);
 }
 
+#[inline]
 fn forget(which: impl Fn(&Member) -> bool) {
-    if COUNT.load(Ordering::Relaxed) == 0 {
-        return;
+    if COUNT.load(Ordering::Relaxed) > 0 || WALKS.load(Ordering::Relaxed) {
+        remove(which);
     }
+}
+
+#[cold]
+#[inline(never)]
+fn remove(which: impl Fn(&Member) -> bool) {
     with(|shared| {
         let before = shared.team.count;
+        for walker in &mut shared.team.walkers {
+            walker.take_if(|walker| which(walker));
+        }
         shared.team.retain(|member| !which(member));
         if shared.team.count != before
             && let Some((ledger, index)) = budget::joined()
@@ -233,10 +279,14 @@ fn forget(which: impl Fn(&Member) -> bool) {
 }
 
 /// What the calling thread's runtime asked for, if its mask, of this fingerprint, is another because of us.
+#[inline]
 pub(crate) fn asked_by(thread: Thread, now: u64) -> Option<SparseMask> {
-    if !MOVED.load(Ordering::Relaxed) {
-        return None;
-    }
+    if MOVED.load(Ordering::Relaxed) { find_asked(thread, now) } else { None }
+}
+
+#[cold]
+#[inline(never)]
+fn find_asked(thread: Thread, now: u64) -> Option<SparseMask> {
     with(|shared| {
         let at = shared.team.position(thread)?;
         let is_ours = shared.team.members.get(at).is_some_and(|member| member.now == now);
@@ -265,6 +315,7 @@ pub(super) fn refresh(after_a_while: bool) {
 
 impl Shared {
     /// Chooses places, claims them, and pins threads to them.
+    #[inline(never)]
     fn arrange(&mut self, ledger: Ledger<'_>, index: usize) {
         agree(ledger, index, || {
             self.plan(ledger, index, Whose::All);
@@ -292,9 +343,6 @@ impl Shared {
         let (Some(member), Some(pinned)) = (self.team.members().get(at), self.team.pinned().get(at)) else {
             return true;
         };
-        if member.may_walk {
-            return true;
-        }
         let Some(user) = PINS.mask(member.user) else { return false };
         let wanted = place::mask_of(&self.topology, &pinned.asked, pinned.place);
         let (mask, is_pin) = wanted.as_ref().map_or((user, false), |mask| (mask, true));

@@ -65,6 +65,7 @@ pub(crate) fn forked() {
 }
 
 /// A program begins.
+#[inline(never)]
 pub(crate) fn started() {
     let Some(level) = state::config().place.filter(|_| state::config().enabled) else { return };
     // From now on forks are seen.
@@ -108,7 +109,7 @@ fn take(mask: &CpuMask, allowed: UserMask) -> bool {
 
 impl Shared {
     fn choose(&mut self, ledger: Ledger<'_>, index: usize, level: Level, user: &CpuMask) -> Option<CpuMask> {
-        self.know(user);
+        self.know_of(user);
         let mut mask = None;
         agree(ledger, index, || {
             self.weigh(ledger, index, Whose::All);
@@ -128,8 +129,16 @@ impl Shared {
 /// Makes the place narrower or wider, as neighbours come and go. Only the main thread's: the others follow the kernel.
 pub(crate) fn refresh() {
     let placed = PLACED.load(Ordering::Relaxed);
+    if placed != 0 {
+        fit(placed);
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn fit(placed: u64) {
     let number = ALLOWED.load(Ordering::Relaxed);
-    if placed == 0 || sys::gettid() != sys::getpid() || sys::fingerprint_of(0) != Ok(placed) {
+    if sys::gettid() != sys::getpid() || sys::fingerprint_of(0) != Ok(placed) {
         return;
     }
     let (Some(level), Some((ledger, index))) = (state::config().place, budget::joined()) else { return };
