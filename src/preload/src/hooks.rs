@@ -7,6 +7,7 @@
 //! | `sched_setaffinity` `pthread_setaffinity_np` | [`observe`]: who set it? |
 //! | `sched_getaffinity` `pthread_getaffinity_np` | [`query`]: who asks? |
 //! | `sysconf` `get_nprocs` `get_nprocs_conf` | [`budget::narrow_count`]: who counts the CPUs? |
+//! | `dlclose` | what is known of call sites is forgotten |
 //! | `syscall` | masks as above, and every fork and exec below |
 //! | `fork` `__fork` `_Fork` `forkpty` `daemon` | [`forking`]: repaired in the child |
 //! | `vfork` `__vfork` | [`birth`]: the child is born with the user mask |
@@ -221,6 +222,15 @@ unsafe extern "C" fn on_syscall(
         }
         _ => real(),
     }
+}
+
+/// `dlclose()`: another object may be mapped where one was.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn dlclose(handle: Any) -> c_int {
+    // SAFETY: the caller's own argument.
+    let result = unsafe { next::dlclose()(handle) };
+    budget::objects_changed();
+    result
 }
 
 // Forks ----------------------------------------------------------------------------------------------------------

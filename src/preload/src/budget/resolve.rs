@@ -7,7 +7,7 @@
 use crate::dso::Dso;
 use crate::next;
 use core::ffi::{CStr, c_void};
-use core::sync::atomic::{AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicUsize, Ordering, fence};
 
 /// The address of the definition of `name` that a call from `site` (its return address) means; `None` if there is none.
 /// It takes the loader's lock: callers remember it for the call site.
@@ -26,8 +26,18 @@ pub(crate) fn real(name: &CStr, site: usize) -> Option<usize> {
     Dso::around(site).and_then(|caller| caller.lookup(name)).or_else(|| Dso::lookup_anywhere(name))
 }
 
-/// Call sites with what was found out about them: a table that is only ever added to.
+/// How often `dlclose()` was called. What was found out before may be of objects that are gone.
+static CLOSES: AtomicUsize = AtomicUsize::new(0);
+
+/// Another object may now be where one was.
+pub(crate) fn objects_changed() {
+    CLOSES.fetch_add(1, Ordering::Release);
+}
+
+/// Call sites with what was found out about them, until objects are unloaded.
 pub(crate) struct Sites<const N: usize, const WORDS: usize> {
+    /// [`CLOSES`] when the table was last emptied.
+    closes: AtomicUsize,
     keys: [AtomicUsize; N],
     values: [[AtomicUsize; WORDS]; N],
 }
@@ -37,16 +47,42 @@ const BUSY: usize = 1;
 
 impl<const N: usize, const WORDS: usize> Sites<N, WORDS> {
     pub(crate) const fn new() -> Self {
-        Self { keys: [const { AtomicUsize::new(0) }; N], values: [const { [const { AtomicUsize::new(0) }; WORDS] }; N] }
+        Self {
+            closes: AtomicUsize::new(0),
+            keys: [const { AtomicUsize::new(0) }; N],
+            values: [const { [const { AtomicUsize::new(0) }; WORDS] }; N],
+        }
+    }
+
+    /// Empties the table. Places that are just being filled belong to calls in progress, whose objects stay.
+    #[cold]
+    #[inline(never)]
+    fn forget(&self, closes: usize) {
+        for place in &self.keys {
+            let key = place.load(Ordering::Relaxed);
+            if key > BUSY {
+                let _ = place.compare_exchange(key, 0, Ordering::AcqRel, Ordering::Relaxed);
+            }
+        }
+        self.closes.store(closes, Ordering::Release);
     }
 
     /// What is known of the call site `key` (not 0 or 1), asking `find` on its first call. Where the table is full, or
     /// another thread is just filling the place, `find` is asked again.
     #[inline]
     pub(crate) fn get(&self, key: usize, find: impl FnOnce() -> [usize; WORDS]) -> [usize; WORDS] {
+        let closes = CLOSES.load(Ordering::Acquire);
+        if self.closes.load(Ordering::Acquire) != closes {
+            self.forget(closes);
+        }
         let start = (key ^ key >> 12).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40;
         match self.keys.get(start % N) {
-            Some(at) if at.load(Ordering::Acquire) == key => self.read(start % N),
+            Some(at) if at.load(Ordering::Acquire) == key => {
+                let found = self.read(start % N);
+                // Another thread may have emptied the place and filled it with another site's.
+                fence(Ordering::Acquire);
+                if at.load(Ordering::Relaxed) == key { found } else { find() }
+            }
             _ => self.probe(start, key, find),
         }
     }
@@ -63,7 +99,11 @@ impl<const N: usize, const WORDS: usize> Sites<N, WORDS> {
         const PROBES: usize = 16;
         let places = || (start..start + PROBES).map(|at| at % N);
         if let Some(at) = places().find(|&at| self.keys.get(at).is_some_and(|at| at.load(Ordering::Acquire) == key)) {
-            return self.read(at);
+            let found = self.read(at);
+            fence(Ordering::Acquire);
+            if self.keys.get(at).is_some_and(|at| at.load(Ordering::Relaxed) == key) {
+                return found;
+            }
         }
         let found = find();
         for at in places() {
