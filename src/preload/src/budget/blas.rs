@@ -137,8 +137,17 @@ unsafe extern "C" fn begin(stub: usize, site: usize, stack: usize) -> Begun {
     // User addresses have 47 bits, and our stubs are not as far apart as the rest can tell.
     let [real, library] = SITES.get(site << 17 | stub & 0x1_ffff, || find(stub, site));
     let governed = LIBRARIES.get(library.wrapping_sub(1)).and_then(|library| Some((library, Caller::this_thread()?)));
+    let governed = governed.filter(|_| is_deep_enough(stack));
     let caller = governed.and_then(|(library, caller)| caller.begin(library, stack).then_some(caller));
     Begun { real, caller }
+}
+
+/// Whether all the words that [`entry`] passes on are there: a fiber's stack may end before.
+#[inline]
+fn is_deep_enough(stack: usize) -> bool {
+    let (first, last) = (stack + 16, stack + 16 + 8 * (STACK_WORDS - 1));
+    // The caller's frame begins in the first page.
+    first >> 12 == last >> 12 || sys::peek(first, &mut [0; STACK_WORDS]) == STACK_WORDS
 }
 
 unsafe extern "C" fn end(caller: &'static Caller) {
