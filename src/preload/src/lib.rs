@@ -16,8 +16,10 @@
 //!    keeps its pin.
 //! 6. A program that asks for the mask of its pinned thread, outside parallel regions, hears the user mask
 //!    ([`affinity::query`]).
-//! 7. A runtime that counts the CPUs to make threads hears this process's start share ([`budget::start_share`]).
-//! 8. The program enters a parallel region, a BLAS or LAPACK routine or a TBB algorithm: its governor ([`budget`]) asks the
+//! 7. It pins a thread to CPUs that another process of the job has pinned one to: the pin is moved ([`places::team`]). A
+//!    worker is given a place of its own, if the user wants it ([`places::worker`]).
+//! 8. A runtime that counts the CPUs to make threads hears this process's start share ([`budget::start_share`]).
+//! 9. The program enters a parallel region, a BLAS or LAPACK routine or a TBB algorithm: its governor ([`budget`]) asks the
 //!    ledger ([`knlfix_core::ledger`]) how many threads it may have, lets it run with so many, and gives them back.
 //!
 //! Nothing here allocates, panics on purpose or needs `std`, and no lock of ours exists; the loader's is taken on the
