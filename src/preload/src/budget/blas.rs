@@ -380,19 +380,26 @@ impl Library {
         let Some(dso) = Dso::around(real) else { return 0 };
         let Some((kind, id, ask, set)) = kind(&dso, real) else { return 0 };
         let place = LIBRARIES.iter().zip(1..).find(|(library, _)| {
-            let claim = || library.id.compare_exchange(0, FILLING, Ordering::Acquire, Ordering::Acquire);
-            match claim() {
+            let fill = || {
+                library.kind.store(kind as u8, Ordering::Relaxed);
+                library.ask.store(ask, Ordering::Relaxed);
+                library.set.store(set, Ordering::Relaxed);
+            };
+            match library.id.compare_exchange(0, FILLING, Ordering::Acquire, Ordering::Acquire) {
                 Ok(_) => {
-                    library.kind.store(kind as u8, Ordering::Relaxed);
-                    library.ask.store(ask, Ordering::Relaxed);
-                    library.set.store(set, Ordering::Relaxed);
+                    fill();
                     library.id.store(id, Ordering::Release);
                     if kind == Kind::Variable && set != 0 && is_left_to_count() {
                         library.told.store(told(library.current()), Ordering::Relaxed);
                     }
                     true
                 }
-                Err(found) => found == id,
+                // It may have been unloaded meanwhile, and another one be there.
+                Err(found) if found == id => {
+                    fill();
+                    true
+                }
+                Err(_) => false,
             }
         });
         place.map_or(0, |(_, number)| number)
