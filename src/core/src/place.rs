@@ -164,7 +164,8 @@ pub fn mask_of(topology: &Topology, asked: &SparseMask, place: Place) -> Option<
 /// `load[position]`: how many other processes claim the CPU; `is_first`: this is the domain's first process, which keeps
 /// what it asked for. Says whether any place [changed](Pinned::changed).
 ///
-/// Nothing changes while no other process claims a CPU of the team's and no member is new or dropped.
+/// Nothing changes while no other process claims a CPU of the team's and no member is new or dropped. A new member goes where
+/// the others went; if that is not good for all, all of them move.
 pub fn plan(topology: &Topology, load: &[u16], team: &mut [Pinned], is_first: bool) -> bool {
     for member in team.iter_mut() {
         member.changed = false;
@@ -351,11 +352,11 @@ impl<'a> Machine<'a> {
             best = Some((score, shift));
         }
         let turns = self.turns(team);
-        for step in 0..self.cores {
+        let home = team.iter().filter(|member| member.is_pin()).map(|member| member.ends.0).min()?;
+        for cores in self.nearest_first(home.into()) {
             if best.is_some_and(|(score, _)| score == Score::default()) {
                 break;
             }
-            let cores = self.nth_nearest(step);
             let Some(score) = self.score(team, &used, needed, cores) else { continue };
             if best.is_some_and(|(least, _)| least <= score) {
                 continue;
@@ -366,13 +367,14 @@ impl<'a> Machine<'a> {
         best.map(|(_, shift)| shift)
     }
 
-    /// Shifts by cores in the order of how far they lead: 0, 1, -1, 2, -2, ...
-    fn nth_nearest(&self, step: usize) -> usize {
-        match (step, step % 2) {
-            (0, _) => 0,
-            (_, 1) => step.div_ceil(2),
-            _ => self.cores - step / 2,
-        }
+    /// Shifts by cores, in the order of how far they lead from the core `home`.
+    fn nearest_first(&self, home: usize) -> impl Iterator<Item = usize> + use<> {
+        let cores = self.cores;
+        (0..cores).flat_map(move |distance| {
+            let up = (distance < cores.saturating_sub(home)).then_some(distance);
+            let down = (0 < distance && distance <= home).then(|| cores - distance);
+            up.into_iter().chain(down)
+        })
     }
 
     /// How many shifts by threads there are to try. Turning a whole core leads nowhere, where all cores have as many CPUs.
@@ -386,7 +388,7 @@ impl<'a> Machine<'a> {
     }
 
     /// What a shift by so many cores is worth to a team that needs `needed` CPUs; `None` if there are fewer free on its
-    /// cores, or if one of these would become one of another kind.
+    /// cores.
     fn score(&self, team: &[Pinned], used: &CpuMask, needed: usize, cores: usize) -> Option<Score> {
         let mut score = Score::default();
         let mut free = 0;
@@ -395,9 +397,6 @@ impl<'a> Machine<'a> {
         for core in words.flat_map(|(at, word)| Bits(word).map(move |bit| at * 64 + bit)) {
             let to = self.moved(core, cores);
             let pair = (self.cpus.get(self.core(core).start)?, self.cpus.get(self.core(to).start)?);
-            if pair.0.kind != pair.1.kind {
-                return None;
-            }
             let on_core = self.core_load(to);
             score.claims += on_core.0;
             free += on_core.1;
@@ -438,7 +437,7 @@ impl<'a> Machine<'a> {
             let cpu = usize::from(member.cpu);
             if self.load(cpu) == 0 && !taken.contains(cpu) {
                 taken.insert(cpu);
-                free -= 1;
+                free = free.saturating_sub(1);
             } else {
                 // It looks for one below.
                 member.cpu = NONE;
@@ -458,7 +457,7 @@ impl<'a> Machine<'a> {
                 let (place, cpu) = found.unwrap_or((Place::Dropped, NONE));
                 if cpu != NONE && mate.is_none() {
                     taken.insert(cpu.into());
-                    free -= 1;
+                    free = free.saturating_sub(1);
                 }
                 member.move_to(place, cpu);
             }

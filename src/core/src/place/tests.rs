@@ -280,12 +280,10 @@ impl Node {
         for position in (0..self.topology.cpus().len()).filter(|position| !claimed.contains_key(position)) {
             let cpu = self.cpu(position);
             assert!(cpu.kind != home.kind || asked.count() > 1, "{asked} could be on {}", cpu.number);
-            // All cores are alike: any free CPU would do.
-            let is_uniform = self.topology.cpus().len() % self.topology.cores() == 0
-                && (0..self.topology.cores()).all(|core| {
-                    let cpus = self.topology.core(core as u16);
-                    cpus.len() == self.topology.cpus().len() / self.topology.cores() && cpus[0].kind == home.kind
-                });
+            // Where all cores are alike, any free CPU would do.
+            let threads = self.topology.core(0).len();
+            let cores = (0..self.topology.cores()).map(|core| self.topology.core(core as u16));
+            let is_uniform = cores.into_iter().all(|cpus| cpus.len() == threads && cpus[0].kind == home.kind);
             assert!(!is_uniform, "{asked} could be on a mask with {}", cpu.number);
         }
     }
@@ -461,13 +459,43 @@ fn single_threads_take_cores_before_siblings() {
 }
 
 #[test]
-fn a_team_stays_in_its_numa_node_and_tile() {
+fn a_team_moves_to_the_nearest_place_of_its_shape() {
+    let cases = [
+        // Cores 1 and 2 are nearer, but not in one tile.
+        ([1, 1, 4, 2, 1], 1, [2, 3]),
+        // Cores 2 and 3 are nearer, but not in one node.
+        ([1, 4, 3, 1, 1], 2, [3, 4]),
+        ([2, 1, 3, 1, 1], 2, [3, 4]),
+    ];
+    for (shape, claimed, expected) in cases {
+        let mut node = Node::new(&regular(shape));
+        node.come(Ask::CloseCores(0), claimed, false);
+        node.come(Ask::CloseCores(0), 2, false);
+        assert_eq!(cores_of(&node, 1), BTreeSet::from(expected));
+    }
+    // The last core and the first one are nearer, but no neighbours.
+    let mut node = Node::new(&regular([1, 1, 8, 1, 1]));
+    node.come(Ask::CloseCores(5), 2, false);
+    node.come(Ask::CloseCores(6), 2, false);
+    assert_eq!(cores_of(&node, 1), BTreeSet::from([3, 4]));
+}
+
+#[test]
+fn a_place_that_is_a_node_or_tile_moves_to_another() {
     let mut node = Node::new(&regular([1, 4, 8, 2, 4]));
-    // Two cores, one of them in use: the next two free ones that share a tile, not the next two.
-    node.come(Ask::CloseCores(1), 1, false);
-    node.come(Ask::CloseCores(0), 2, false);
-    assert_eq!(cores_of(&node, 1), BTreeSet::from([2, 3]));
-    // A place that is a node moves to another node.
+    // All nodes have claims, and there is as much room without any between two of them.
+    for core in [0, 30, 32, 62] {
+        node.come(Ask::CloseCores(core), 2, false);
+    }
+    node.processes.iter().skip(1).for_each(|process| assert_eq!(process.team[0].place, Place::AsAsked));
+    node.come(Ask::Numa, 1, false);
+    assert!(
+        [0, 16, 32, 48].map(|cores| Shift { cores, threads: 0 }.place()).contains(&node.processes[4].team[0].place)
+    );
+    node.processes.clear();
+    node.come(Ask::CloseCores(0), 1, false);
+    node.come(Ask::Tiles, 1, false);
+    assert_eq!(node.processes[1].team[0].place, Place::Moved { cores: 2, threads: 0 });
     node.come(Ask::Numa, 1, false);
     assert_eq!(node.processes[2].team[0].place, Place::Moved { cores: 16, threads: 0 });
 }
@@ -511,6 +539,16 @@ fn where_no_shift_will_do_each_thread_finds_its_own() {
 }
 
 #[test]
+fn threads_that_are_placed_one_by_one_share_a_core_only_if_they_asked_to() {
+    let mut node = Node::new(&regular([1, 1, 1, 4, 2]));
+    for core in [0, 2] {
+        node.come(Ask::CloseThreads(2 * core), 2, false);
+    }
+    node.come(Ask::CloseCores(0), 2, false);
+    assert_eq!(cores_of(&node, 2), BTreeSet::from([1, 3]));
+}
+
+#[test]
 fn what_a_program_stacks_itself_stays_stacked() {
     let mut node = Node::new(&knl());
     node.come(Ask::CloseThreads(0), 1, false);
@@ -518,6 +556,11 @@ fn what_a_program_stacks_itself_stays_stacked() {
     node.check();
     assert_eq!(node.processes[1].claims().len(), 1);
     assert!(node.processes[1].team.iter().all(|member| member.place == Place::Moved { cores: 1, threads: 0 }));
+    // Also where each thread gets a place of its own: 0 and 2 are free, and no neighbours.
+    let topology = Topology::of(&regular([1, 1, 1, 4, 1]));
+    let mut team = [0, 0, 1].map(|cpu| Pinned::new(&topology, sparse([cpu])));
+    plan(&topology, &[0, 1, 0, 1], &mut team, false);
+    assert_eq!(team.map(|member| member.cpu), [0, 0, 2]);
 }
 
 #[test]
