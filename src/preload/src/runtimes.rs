@@ -18,6 +18,8 @@ struct Known {
     in_parallel: AtomicUsize,
     /// Whether any thread may ask it; LLVM's takes a thread that asks for a new one of its own, and pins it.
     any_thread_may_ask: AtomicBool,
+    /// Whether it exports an OpenMP runtime's entry points.
+    has_teams: AtomicBool,
 }
 
 impl Known {
@@ -28,6 +30,7 @@ impl Known {
             end: AtomicUsize::new(0),
             in_parallel: AtomicUsize::new(0),
             any_thread_may_ask: AtomicBool::new(false),
+            has_teams: AtomicBool::new(false),
         }
     }
 
@@ -41,7 +44,9 @@ impl Known {
             return false;
         }
         if let Some(object) = &dso.object {
-            self.any_thread_may_ask.store(!object.defines(c"__kmpc_fork_call"), Ordering::Relaxed);
+            let is_llvm = object.defines(c"__kmpc_fork_call");
+            self.any_thread_may_ask.store(!is_llvm, Ordering::Relaxed);
+            self.has_teams.store(is_llvm || object.defines(c"GOMP_parallel"), Ordering::Relaxed);
             let in_parallel = object.function(c"omp_in_parallel", true).unwrap_or(0);
             self.in_parallel.store(in_parallel, Ordering::Release);
         }
@@ -87,11 +92,26 @@ pub(crate) fn knows(dso: &Dso) -> bool {
     KNOWN.iter().any(|known| known.dynamic.load(Ordering::Acquire) == dso.dynamic)
 }
 
-/// Whether this runtime moves its thread over all CPUs to find out what they are, as LLVM's and Intel's do.
-pub(crate) fn walks(runtime: RuntimeId) -> bool {
+/// What a runtime sets masks for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Sets {
+    /// To pin its team: libgomp.
+    Pins,
+    /// To pin its team, after one of its threads has been on every CPU to find out what they are: LLVM's and Intel's.
+    PinsAfterAWalk,
+    /// To find out what the CPUs are (MKL), or nobody knows.
+    Others,
+}
+
+/// What this runtime sets masks for.
+pub(crate) fn sets(runtime: RuntimeId) -> Sets {
     let known = usize::from(runtime).checked_sub(1).and_then(|at| KNOWN.get(at));
-    // Of one that has no number nothing is known.
-    known.is_none_or(|known| !known.any_thread_may_ask.load(Ordering::Acquire))
+    match known {
+        Some(known) if !known.has_teams.load(Ordering::Acquire) => Sets::Others,
+        Some(known) if known.any_thread_may_ask.load(Ordering::Acquire) => Sets::Pins,
+        Some(_) => Sets::PinsAfterAWalk,
+        None => Sets::Others,
+    }
 }
 
 /// Whether the calling thread, pinned by `runtime`, is inside a parallel region.

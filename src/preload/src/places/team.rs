@@ -13,11 +13,11 @@
 
 use super::{Shared, Whose, agree, has_to_yield, with};
 use crate::budget;
-use crate::runtimes;
+use crate::runtimes::{self, Sets};
 use crate::state::{self, PINS};
 use crate::sys;
 use core::mem::MaybeUninit;
-use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
 use knlfix_core::cpumask::{CpuMask, SparseMask};
 use knlfix_core::ledger::Ledger;
 use knlfix_core::pins::{RuntimeId, Thread, UserMask};
@@ -133,8 +133,11 @@ impl Team {
     /// Whether the thread may be the one that brings its runtime up, and so be finding out what the CPUs are.
     fn may_walk(&self, member: Member) -> bool {
         let all = self.members().iter().chain(self.walkers.iter().flatten());
-        let is_other = |other: &Member| other.runtime == member.runtime && other.thread != member.thread;
-        runtimes::walks(member.runtime) && !all.copied().any(|other| is_other(&other))
+        // It may have been brought down meanwhile, with all its threads.
+        let is_at_work = |other: &Member| {
+            other.runtime == member.runtime && other.thread != member.thread && sys::alive(other.thread.tid)
+        };
+        runtimes::sets(member.runtime) == Sets::PinsAfterAWalk && !all.copied().any(|other| is_at_work(&other))
     }
 
     fn walk(&mut self, member: Member) {
@@ -184,7 +187,7 @@ impl Team {
 pub(crate) fn pinned(thread: Thread, asked: &CpuMask, runtime: RuntimeId) {
     // The ballast's threads only sleep.
     let is_ours = state::config().move_pins && !super::worker::is_placed() && !budget::ballast_is_calling();
-    if !is_ours || are_named() {
+    if !is_ours || runtimes::sets(runtime) == Sets::Others || are_named() {
         return;
     }
     let now = asked.fingerprint();
@@ -239,6 +242,12 @@ fn walk_is_over() {
     sys::set_errno(errno);
 }
 
+/// Whether any thread is looked after.
+#[inline]
+pub(super) fn has_members() -> bool {
+    COUNT.load(Ordering::Relaxed) > 0 || WALKS.load(Ordering::Relaxed)
+}
+
 /// The runtime has lifted the calling thread's pin.
 pub(crate) fn lifted(thread: Thread) {
     forget(|member| member.thread == thread);
@@ -256,7 +265,7 @@ pub(crate) fn forget_tid(tid: i32) {
 
 #[inline]
 fn forget(which: impl Fn(&Member) -> bool) {
-    if COUNT.load(Ordering::Relaxed) > 0 || WALKS.load(Ordering::Relaxed) {
+    if has_members() {
         remove(which);
     }
 }
@@ -374,6 +383,20 @@ impl Shared {
 
 /// Whether the user named the CPUs to pin to.
 fn are_named() -> bool {
+    // A runtime that walks over the CPUs asks for each.
+    static KNOWN: AtomicU8 = AtomicU8::new(UNKNOWN);
+    const UNKNOWN: u8 = 2;
+    match KNOWN.load(Ordering::Relaxed) {
+        UNKNOWN => {
+            let named = environment_names_them();
+            KNOWN.store(named.into(), Ordering::Relaxed);
+            named
+        }
+        named => named == 1,
+    }
+}
+
+fn environment_names_them() -> bool {
     let is_naming = |line: &[u8]| match () {
         () if line.starts_with(b"GOMP_CPU_AFFINITY=") => true,
         () if line.starts_with(b"OMP_PLACES=") => line.contains(&b'{'),
