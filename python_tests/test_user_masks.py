@@ -433,12 +433,12 @@ def test_worker_narrows_itself(run, chosen, allowed, runtime, which, worker):
 def test_worker_pins_again(run, allowed, runtime, worker, preload):
     """A fresh worker that runs a region of its own is pinned again, and its children have to be repaired again.
 
-    Without the library it is stuck before it has begun.
+    Without the library it is stuck before it has begun. (Its pin would be in its parent's way, and be moved.)
     """
     program = run("""
         bring_up()
         report(worker=ways.WORKERS[sys.argv[1]](ways.pin_again_and_make_children))
-        """, worker, runtime=runtime, preload=preload)
+        """, worker, runtime=runtime, preload=preload, KNLFIX_MOVE_PINS="off")
     worker = program["worker"]
     assert set(worker["own"]) < set(allowed)
     if preload:
