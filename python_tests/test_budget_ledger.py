@@ -39,6 +39,33 @@ def test_the_first_region_makes_it_for_the_user_alone_and_the_last_to_leave_remo
     assert second.end() == "" and domain.ledgers() == []
 
 
+@pytest.mark.parametrize("end", ["terminate", "_exit"])
+def test_a_pool_whose_parent_runs_no_region_leaves_none(run, end):
+    """multiprocessing ends its workers by a signal, or with os._exit(): none of them can be the last to remove it."""
+    program = run("""
+        import multiprocessing, numpy
+
+        def work(_):
+            matrix = numpy.ones((300, 300))
+            matrix @ matrix
+            with open("/proc/self/maps") as maps:
+                return [line.split()[-1] for line in maps if "/dev/shm/knlfix-" in line][0]
+
+        if sys.argv[1] == "terminate":
+            with multiprocessing.get_context("fork").Pool(2) as pool:
+                report(ledgers=sorted(set(pool.map(work, range(8)))))
+        else:
+            ours, theirs = os.pipe()
+            if os.fork() == 0:
+                os.write(theirs, work(0).encode())
+                os._exit(0)
+            os.wait()
+            report(ledgers=[os.read(ours, 4096).decode()])
+        """, end, preload=True)
+    [ledger] = program["ledgers"]
+    assert not os.path.exists(ledger)
+
+
 def test_a_program_without_a_region_makes_none(domain):
     idle = domain.start()
     assert idle.end() == "" and domain.ledgers() == []

@@ -7,6 +7,7 @@
 //! | `sched_setaffinity` `pthread_setaffinity_np` | [`observe`]: who set it? |
 //! | `sched_getaffinity` `pthread_getaffinity_np` | [`query`]: who asks? |
 //! | `sysconf` `get_nprocs` `get_nprocs_conf` | [`budget::narrow_count`]: who counts the CPUs? |
+//! | `_exit` `_Exit` | the slot in the ledger is given back, as `exit` does through our destructor |
 //! | `dlclose` | what is known of call sites is forgotten |
 //! | `syscall` | masks as above, and every fork and exec below |
 //! | `fork` `__fork` `_Fork` `forkpty` `daemon` | [`forking`]: repaired in the child |
@@ -28,6 +29,7 @@ use crate::places::Leaving;
 use crate::process::{birth, clone as cloning, fork as forking, thread};
 use crate::site::{Call, Site};
 use crate::state;
+use crate::sys;
 use core::arch::naked_asm;
 use libc::{c_char, c_int, c_long, pid_t, size_t};
 
@@ -231,6 +233,23 @@ unsafe extern "C" fn dlclose(handle: Any) -> c_int {
     let result = unsafe { next::dlclose()(handle) };
     budget::objects_changed();
     result
+}
+
+/// How multiprocessing's workers end.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn _exit(status: c_int) -> ! {
+    budget::at_exit();
+    // SAFETY: the caller's own argument.
+    unsafe { next::_exit()(status) };
+    sys::exit(status)
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn _Exit(status: c_int) -> ! {
+    budget::at_exit();
+    // SAFETY: the caller's own argument.
+    unsafe { next::_Exit()(status) };
+    sys::exit(status)
 }
 
 // Forks ----------------------------------------------------------------------------------------------------------

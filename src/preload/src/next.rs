@@ -116,6 +116,8 @@ next! {
         else with_pidfd(fd, posix_spawn(), path, actions, attr, argv, envp);
     PIDFD_SPAWNP = pidfd_spawnp(fd: *mut c_int, file: *const c_char, actions: Any, attr: Any, argv: Argv, envp: Argv) -> c_int,
         else with_pidfd(fd, posix_spawnp(), file, actions, attr, argv, envp);
+    UEXIT = _exit(status: c_int) -> c_int, else sys::exit(status);
+    UUEXIT = _Exit(status: c_int) -> c_int, else sys::exit(status);
     SYSTEM = system(command: *const c_char) -> c_int, else no_such_call();
     POPEN = popen(command: *const c_char, mode: *const c_char) -> Any, else core::ptr::null_mut();
     WORDEXP = wordexp(words: *const c_char, expanded: Any, flags: c_int) -> c_int, else 1; // WRDE_NOSPACE

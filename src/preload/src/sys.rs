@@ -299,6 +299,14 @@ pub(crate) fn is_there(pid: c_int) -> bool {
     sent != Err(libc::ESRCH)
 }
 
+/// Ends the process.
+pub(crate) fn exit(status: c_int) -> ! {
+    loop {
+        // SAFETY: a plain number.
+        let _ = unsafe { call(libc::SYS_exit_group, [status as usize]) };
+    }
+}
+
 /// The effective user.
 pub(crate) fn user() -> u32 {
     // SAFETY: takes no arguments.

@@ -457,9 +457,9 @@ fn tell_refused(path: &core::ffi::CStr, refused: &segment::Refused) {
     }
 }
 
-/// When the program ends: gives the slot back, and removes the ledger after the last.
-extern "C" fn at_exit() {
-    let Some(member) = Member::joined() else { return };
+/// When the process ends: gives the slot back, and removes the ledger after the last.
+pub(crate) extern "C" fn at_exit() {
+    let Some(member) = Member::joined() else { return sweep() };
     if member.process() != sys::getpid() {
         return;
     }
@@ -477,6 +477,19 @@ extern "C" fn at_exit() {
         && file.is_mapped()
     {
         file.remove_if_empty(path, ledger);
+    }
+}
+
+/// A pool's parent that ran no region itself: it outlives its workers, which are killed in the end.
+fn sweep() {
+    if super::start::told_here() {
+        let path = domain::ledger_path();
+        let path = process::c_path(&path);
+        if let Ok(file) = segment::Locked::open(path, false)
+            && let Ok(ledger) = file.ledger()
+        {
+            file.remove_if_empty(path, ledger);
+        }
     }
 }
 

@@ -30,7 +30,7 @@ mod tbb;
 
 pub(crate) use ballast::is_calling as ballast_is_calling;
 pub(crate) use files::Kernel;
-pub(crate) use member::{allowed_mask, now};
+pub(crate) use member::{allowed_mask, at_exit, now};
 pub(crate) use resolve::objects_changed;
 pub(crate) use start::{is_made_by_itself, narrow_answer, narrow_count, start_share};
 

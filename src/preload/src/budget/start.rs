@@ -13,12 +13,14 @@ use super::{domain, shares_anything};
 use crate::caller;
 use crate::site::Site;
 use crate::sys;
-use core::sync::atomic::{AtomicU32, Ordering};
+use core::sync::atomic::{AtomicI32, AtomicU32, Ordering};
 use knlfix_core::budget;
 use knlfix_core::cpumask::CpuMask;
 
 /// What this process was told; 0 until it asks.
 static TOLD: AtomicU32 = AtomicU32::new(0);
+/// Which process was told; a forked child goes on with it.
+static WHO: AtomicI32 = AtomicI32::new(0);
 
 /// How many threads this process was told to have; `None` if that is all that it could have.
 pub(crate) fn start_share() -> Option<u32> {
@@ -29,6 +31,7 @@ pub(crate) fn start_share() -> Option<u32> {
         0 => {
             // Threads that ask at once are told the same.
             let share = work_out().unwrap_or(u32::MAX);
+            WHO.store(sys::getpid(), Ordering::Relaxed);
             match TOLD.compare_exchange(0, share, Ordering::AcqRel, Ordering::Acquire) {
                 Ok(_) => share,
                 Err(told) => told,
@@ -37,6 +40,12 @@ pub(crate) fn start_share() -> Option<u32> {
         told => told,
     };
     (told != u32::MAX).then_some(told)
+}
+
+/// Whether it was this process that was told, and not the one that it was forked from.
+pub(super) fn told_here() -> bool {
+    let who = WHO.load(Ordering::Relaxed);
+    who != 0 && who == sys::getpid()
 }
 
 /// What this process was told, if it has asked.
