@@ -1,14 +1,13 @@
 //! The ledgers of this user's domains, as files.
 
-use knlfix_core::files::Files;
+use crate::node::Node;
 use knlfix_core::ledger::{Ledger, Owner, VERSION, layout};
 use knlfix_core::process;
 use memmap2::{MmapOptions, MmapRaw};
-use std::ffi::{CStr, OsStr};
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -71,19 +70,4 @@ impl Domain {
 /// Whether the owner of a slot still runs.
 pub(crate) fn is_alive(owner: Owner) -> bool {
     process::is_alive(&Node, owner, |pid| Path::new("/proc").join(pid.to_string()).exists())
-}
-
-/// The files of this node.
-struct Node;
-
-impl Files for Node {
-    type File = File;
-
-    fn open(&self, path: &CStr) -> Option<File> {
-        File::open(OsStr::from_bytes(path.to_bytes())).ok()
-    }
-
-    fn read(&self, file: &File, offset: u64, buffer: &mut [u8]) -> Option<usize> {
-        file.read_at(buffer, offset).ok()
-    }
 }

@@ -2,7 +2,6 @@
 
 use crate::Failure;
 use knlfix_core::config::{Config, KNOBS, Knob};
-use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
 
 #[derive(clap::Args)]
@@ -14,14 +13,7 @@ pub(crate) struct Arguments {
 
 pub(crate) fn env(arguments: &Arguments) -> Result<(), Failure> {
     let text = if arguments.markdown { markdown() } else { current() };
-    let mut out = std::io::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        // Whoever reads us has had enough.
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
-            Err(Failure::new(format!("standard output: {error}")))
-        }
-        _ => Ok(()),
-    }
+    crate::print(&text)
 }
 
 fn current() -> String {

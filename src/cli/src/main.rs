@@ -1,5 +1,5 @@
-//! `knlfix`: runs a program under libknlfix, shows what the library is told by the environment, and cleans up after
-//! killed programs.
+//! `knlfix`: runs a program under libknlfix, shows what the library is told by the environment and which process may run
+//! on which CPU, and cleans up after killed programs.
 //!
 //! Exit status: the program's own; 2 for a wrong command line; 125 when `knlfix` itself fails, 126 when the program can't be
 //! run, 127 when it is not found.
@@ -7,9 +7,13 @@
 mod domains;
 mod env;
 mod gc;
+mod map;
+mod node;
 mod run;
 
 use clap::{Parser, Subcommand};
+use std::ffi::OsStr;
+use std::io::{self, Write};
 use std::process::ExitCode;
 
 /// Gives every child process and thread of an OpenMP program its CPUs back
@@ -29,6 +33,8 @@ enum Command {
     Run(run::Arguments),
     /// Show the variables that configure the library, with their current values
     Env(env::Arguments),
+    /// Draw which process may run on which CPU
+    Map(map::Arguments),
     /// Remove the ledgers that killed processes left in /dev/shm
     Gc(gc::Arguments),
 }
@@ -38,12 +44,13 @@ const FAILED: u8 = 125;
 
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
-        Command::Run(arguments) => run::run(&arguments),
-        Command::Env(arguments) => env::env(&arguments),
-        Command::Gc(arguments) => gc::gc(&arguments),
+        Command::Run(arguments) => run::run(&arguments).map(|()| 0),
+        Command::Env(arguments) => env::env(&arguments).map(|()| 0),
+        Command::Map(arguments) => map::map(&arguments),
+        Command::Gc(arguments) => gc::gc(&arguments).map(|()| 0),
     };
     match outcome {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(status) => ExitCode::from(status),
         Err(failure) => {
             eprintln!("knlfix: {}", failure.message);
             ExitCode::from(failure.status)
@@ -60,5 +67,23 @@ struct Failure {
 impl Failure {
     fn new(message: impl Into<String>) -> Self {
         Self { message: message.into(), status: FAILED }
+    }
+
+    /// The program could not be run; with a shell's exit status.
+    fn not_started(program: &OsStr, error: &io::Error) -> Self {
+        let status = if error.kind() == io::ErrorKind::NotFound { 127 } else { 126 };
+        Self { message: format!("{}: {error}", program.display()), status }
+    }
+}
+
+/// Writes to standard output.
+fn print(text: &str) -> Result<(), Failure> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        // Whoever reads us has had enough.
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(Failure::new(format!("standard output: {error}")))
+        }
+        _ => Ok(()),
     }
 }

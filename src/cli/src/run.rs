@@ -3,7 +3,6 @@
 use crate::Failure;
 use std::env;
 use std::ffi::{OsStr, OsString};
-use std::io::ErrorKind;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -38,8 +37,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
     };
     let preload = with_library(env::var_os("LD_PRELOAD").as_deref(), &library);
     let error = Command::new(program).args(rest).env("LD_PRELOAD", preload).exec();
-    let status = if error.kind() == ErrorKind::NotFound { 127 } else { 126 };
-    Err(Failure { message: format!("{}: {error}", program.display()), status })
+    Err(Failure::not_started(program, &error))
 }
 
 fn beside_the_command() -> Result<PathBuf, Failure> {

@@ -1,7 +1,9 @@
 //! The command as a user types it.
 
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 fn knlfix(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_knlfix"));
@@ -73,4 +75,111 @@ fn the_readme_has_the_table_as_it_is() {
     let readme = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../README.md")).unwrap();
     let table = text(&knlfix(&["env", "--markdown"]).output().unwrap().stdout);
     assert!(readme.contains(&table), "put the output of `knlfix env --markdown` into README.md:\n{table}");
+}
+
+/// A process that ends with the test.
+struct Sleeper(Child);
+
+impl Sleeper {
+    /// Sleeps on these CPUs, as `taskset` writes them. It sleeps already when this returns.
+    fn on(cpus: &str) -> Self {
+        let child = Command::new("taskset").args(["-c", cpus, "sleep", "60"]).spawn().unwrap();
+        let comm = format!("/proc/{}/comm", child.id());
+        let begin = Instant::now();
+        while std::fs::read_to_string(&comm).unwrap() != "sleep\n" {
+            assert!(begin.elapsed() < Duration::from_secs(20), "taskset did not start sleep");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        Self(child)
+    }
+
+    fn pid(&self) -> String {
+        self.0.id().to_string()
+    }
+}
+
+impl Drop for Sleeper {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Two CPUs that this test may use.
+fn two_cpus() -> [String; 2] {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let list = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:")).unwrap();
+    let ends = list.trim().split([',', '-']).map(str::to_owned).collect::<Vec<_>>();
+    [ends.first().unwrap().clone(), ends.last().unwrap().clone()]
+}
+
+#[test]
+fn map_draws_pinned_processes_on_their_cpus() {
+    let [first, last] = two_cpus();
+    assert_ne!(first, last, "the tests need two CPUs");
+    let (a, b, c) = (Sleeper::on(&first), Sleeper::on(&last), Sleeper::on(&last));
+    let output = knlfix(&["map", &a.pid(), &b.pid(), &c.pid()]).output().unwrap();
+    let drawn = text(&output.stdout);
+    assert!(output.status.success() && stderr(&output).is_empty(), "{output:?}");
+    let headline = drawn.lines().next().unwrap();
+    assert!(headline.starts_with("3 processes on ") && headline.ends_with("; 1 CPU holds 2 of them"), "{drawn}");
+    assert!(drawn.contains(&format!("{}: {first} ", a.pid())), "{drawn}");
+    assert!(drawn.contains("sleep 60 (1 thread pinned)") && drawn.contains(" 2*"), "{drawn}");
+    let alone = text(&knlfix(&["map", &a.pid()]).output().unwrap().stdout);
+    assert!(alone.starts_with("1 process on 1 of "), "{alone}");
+}
+
+#[test]
+fn map_of_a_command_draws_its_descendants_and_has_its_exit_status() {
+    let [first, _] = two_cpus();
+    let script = format!("taskset -c {first} cat; exit 7");
+    // It reads until we close its input. On a machine that is busy taskset may take longer than the first waits.
+    let mut drawn = ["0.5", "5", "50"].iter().map(|wait| {
+        let mut command = knlfix(&["map", "--wait", wait, "--", "sh", "-c", &script]);
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let picture = lines.by_ref().take(2).collect::<Result<Vec<_>, _>>().unwrap();
+        drop(child.stdin.take());
+        lines.for_each(drop);
+        assert_eq!(child.wait().unwrap().code(), Some(7));
+        picture
+    });
+    let pinned = drawn.find(|picture| picture[0].starts_with("1 process on 1 of "));
+    assert_eq!(pinned.expect("cat is pinned")[1], "not pinned: 1 process with 1 thread");
+}
+
+#[test]
+fn map_writes_the_svg_instead_of_the_text_or_with_it() {
+    let file = std::env::temp_dir().join(format!("knlfix-map-{}.svg", std::process::id()));
+    let [first, _] = two_cpus();
+    let sleeper = Sleeper::on(&first);
+    let svg = knlfix(&["map", "--svg", file.to_str().unwrap(), &sleeper.pid()]).output().unwrap();
+    let both = knlfix(&["map", "--text", "--svg", file.to_str().unwrap(), &sleeper.pid()]).output().unwrap();
+    let drawn = std::fs::read_to_string(&file).unwrap();
+    std::fs::remove_file(&file).unwrap();
+    assert!(svg.status.success() && svg.stdout.is_empty(), "{svg:?}");
+    assert!(text(&both.stdout).starts_with("1 process on 1 of "), "{both:?}");
+    assert!(drawn.starts_with("<svg ") && drawn.contains(&format!(": A ({})</title>", sleeper.pid())), "{drawn}");
+}
+
+#[test]
+fn map_says_in_one_line_why_there_is_no_picture() {
+    let no_process = i32::MAX.to_string();
+    for (arguments, status, named) in [
+        (vec!["map", &no_process], 125, "no such process"),
+        (vec!["map", "--", "no-such-program"], 127, "no-such-program"),
+        (vec!["map", "--svg", "/no/such/map.svg", "1"], 125, "/no/such/map.svg"),
+        (vec!["map", "--wait", "20", "--", "true"], 125, "shorter --wait"),
+        (vec!["map", "--wait", "20", "--", "sh", "-c", "exit 9"], 9, "shorter --wait"),
+        (vec!["map", "--wait", "20", "--", "sh", "-c", "kill -9 $$"], 128 + 9, "shorter --wait"),
+    ] {
+        let output = knlfix(&arguments).output().unwrap();
+        assert_eq!(output.status.code(), Some(status), "{arguments:?}");
+        let said = stderr(&output);
+        assert!(said.starts_with("knlfix: ") && said.contains(named) && said.lines().count() == 1, "{said}");
+        assert!(output.stdout.is_empty());
+    }
+    for wrong in [&["map"][..], &["map", "--wait", "1", "1"], &["map", "--wait", "-1", "--", "true"], &["map", "x"]] {
+        assert_eq!(knlfix(wrong).output().unwrap().status.code(), Some(2), "{wrong:?}");
+    }
 }
