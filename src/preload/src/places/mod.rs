@@ -91,7 +91,8 @@ fn with<R>(use_it: impl FnOnce(&mut Shared) -> R) -> Option<R> {
 /// In a forked child: the thread that used it may not be here, and what is pinned is the parent's.
 pub(crate) fn forget_parent() {
     HOLDER.store(0, Ordering::Relaxed);
-    if CLAIMS.load(Ordering::Relaxed) || team::has_members() {
+    // Who claims nothing may have threads that found no place, or a runtime that is coming up.
+    if CLAIMS.load(Ordering::Relaxed) || team::is_known() {
         CLAIMS.store(false, Ordering::Relaxed);
         with(|shared| {
             shared.team.clear();
@@ -226,10 +227,8 @@ pub(crate) fn let_go(target: Target) {
 /// A process that is at work has looked at the ledger, after some while or soon: sees whether it has to make room for
 /// neighbours, or can have the room of one that has gone.
 pub(crate) fn refresh(after_a_while: bool) {
-    if CLAIMS.load(Ordering::Relaxed) || team::has_members() {
-        team::refresh(after_a_while);
-        if after_a_while {
-            worker::refresh();
-        }
+    team::refresh(after_a_while);
+    if after_a_while {
+        worker::refresh();
     }
 }

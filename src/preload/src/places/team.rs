@@ -242,12 +242,6 @@ fn walk_is_over() {
     sys::set_errno(errno);
 }
 
-/// Whether any thread is looked after.
-#[inline]
-pub(super) fn has_members() -> bool {
-    COUNT.load(Ordering::Relaxed) > 0 || WALKS.load(Ordering::Relaxed)
-}
-
 /// The runtime has lifted the calling thread's pin.
 pub(crate) fn lifted(thread: Thread) {
     forget(|member| member.thread == thread);
@@ -263,9 +257,15 @@ pub(crate) fn forget_tid(tid: i32) {
     forget(|member| member.thread.tid == tid);
 }
 
+/// Whether any thread is looked after, pinned or not, or may still walk.
+#[inline]
+pub(super) fn is_known() -> bool {
+    COUNT.load(Ordering::Relaxed) > 0 || WALKS.load(Ordering::Relaxed)
+}
+
 #[inline]
 fn forget(which: impl Fn(&Member) -> bool) {
-    if has_members() {
+    if is_known() {
         remove(which);
     }
 }

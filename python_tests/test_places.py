@@ -1,0 +1,276 @@
+"""Pins that processes of one job would stack on the same CPU are moved out of each other's way; what the user named stays.
+
+The processes are programs that run regions when they are told to. What they say of their masks is the kernel's answer.
+"""
+
+import contextlib
+import errno
+import os
+import signal
+import subprocess
+import uuid
+
+import pytest
+
+import program
+from budget import PROBES, Regions, until
+
+# A place is one hardware thread, so that a pin is narrower than the whole of any machine.
+OMP = {
+    "close": {"OMP_PROC_BIND": "close", "OMP_PLACES": "threads"},
+    "spread": {"OMP_PROC_BIND": "spread", "OMP_PLACES": "threads"},
+}
+KMP = {
+    "compact": {"KMP_AFFINITY": "compact,granularity=fine"},
+    "scatter": {"KMP_AFFINITY": "scatter,granularity=fine"},
+}
+BINDINGS = {**OMP, **KMP}
+
+# Every runtime with every binding that it knows.
+BOUND = [(runtime, binding) for runtime in program.LINKED for binding in (OMP if runtime == "libgomp" else BINDINGS)]
+
+
+def parse(answer):
+    """ "0/0,1 1/0,1" -> ([[0], [1]], [[0, 1], [0, 1]]): the masks that threads have, and those that they hear of"""
+    masks = [[[int(cpu) for cpu in mask.split(",")] for mask in thread.split("/")] for thread in answer.split()]
+    return [real for real, _ in masks], [told for _, told in masks]
+
+
+class Process(Regions):
+    def region(self, threads=1):
+        """The masks of the threads of a region, in order."""
+        return parse(self.ask(f"region {threads}"))[0]
+
+    def settled(self, threads=1):
+        """The same, once the runtime is up and the process has looked at what its neighbours do."""
+        return [self.region(threads) for _ in range(3)][-1]
+
+    def stay(self, threads=1):
+        """The same, and it stays in the region until `leave`."""
+        return parse(self.ask(f"stay {threads}"))[0]
+
+    def leave(self):
+        self.say("leave")
+
+    def main(self):
+        """The main thread's mask."""
+        return parse(self.ask("mask"))[0][0]
+
+    def set(self, cpus):
+        assert parse(self.ask("set " + program.cpu_list(cpus)))[0] == [cpus]
+
+    def kill(self):
+        self.process.kill()
+        self.process.communicate()
+
+
+@pytest.fixture(scope="module")
+def place(runtimes, tmp_path_factory):
+    """place(runtime): the program, linked to it."""
+    directory = tmp_path_factory.mktemp("place")
+    gcc = ["gcc", "-O1", "-Wall", "-Wextra", "-Werror", "-fopenmp"]
+    subprocess.run([*gcc, "-c", PROBES / "place.c", "-o", directory / "place.o"], check=True)
+
+    def linked(runtime):
+        path = directory / runtime
+        if not path.exists():
+            library = runtimes[runtime]
+            by = ["-fopenmp"] if runtime == "libgomp" else [library, f"-Wl,-rpath,{library.parent}"]
+            subprocess.run(["gcc", directory / "place.o", *by, "-o", path], check=True)
+        return path
+
+    return linked
+
+
+class Job:
+    """Processes that share a ledger, and no one else does."""
+
+    def __init__(self, environment, place):
+        self.environment, self.place, self.name, self.started = environment, place, f"places-{uuid.uuid4()}", []
+
+    def start(self, runtime="libgomp", binding="close", preload=True, launcher=(), **variables):
+        environment = self.environment(preload, **{"SLURM_JOB_ID": self.name, **BINDINGS.get(binding, {}), **variables})
+        # What launches the program is no part of the job.
+        library = environment.pop("LD_PRELOAD", "")
+        process = Process([*launcher, "env", f"LD_PRELOAD={library}", self.place(runtime)], environment)
+        self.started.append(process)
+        # libgomp pins when it is loaded, and who is first keeps its pins.
+        process.main()
+        return process
+
+    def two(self, *args, **variables):
+        return self.start(*args, **variables), self.start(*args, **variables)
+
+
+@pytest.fixture
+def job(environment, place):
+    job = Job(environment, place)
+    yield job
+    for process in job.started:
+        if process.process.poll() is None:
+            process.process.kill()
+        process.process.communicate()
+
+
+def end(*processes):
+    """Ends them; they have to have been silent, and to end well."""
+    assert [process.end() for process in processes] == [""] * len(processes)
+    assert [process.process.returncode for process in processes] == [0] * len(processes)
+
+
+# ---- who stacks -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("runtime, binding", BOUND)
+def test_one_thread_each(job, allowed, runtime, binding):
+    first, second = allowed[:2]
+    without = job.two(runtime, binding, preload=False)
+    assert [process.settled() for process in without] == [[[first]], [[first]]]
+    job.name += "-with"
+    one, other = job.two(runtime, binding)
+    assert [one.settled(), other.settled()] == [[[first]], [[second]]]
+    # Nor do they change places later on.
+    assert [one.settled(), other.settled()] == [[[first]], [[second]]]
+    end(*without, one, other)
+
+
+@pytest.mark.parametrize("runtime, binding", BOUND)
+def test_a_team_that_finds_no_room_has_the_user_mask(job, allowed, runtime, binding):
+    everywhere, count = [[cpu] for cpu in allowed], len(allowed)
+    without = job.two(runtime, binding, preload=False)
+    assert [process.settled(count) for process in without] == [everywhere, everywhere]
+    job.name += "-with"
+    one, other = job.two(runtime, binding)
+    assert one.settled(count) == everywhere
+    one.stay(count)
+    until(lambda: other.region(count) == [allowed] * count)
+    one.leave()
+    end(*without, one, other)
+
+
+@pytest.mark.parametrize("runtime", program.LINKED)
+def test_a_thread_without_a_place_gets_one_when_a_neighbour_ends(job, allowed, runtime):
+    everywhere, count = [[cpu] for cpu in allowed], len(allowed)
+    one, other = job.two(runtime)
+    one.settled(count)
+    one.stay(count)
+    until(lambda: other.region(count) == [allowed] * count)
+    one.kill()
+    until(lambda: other.region(count) == everywhere)
+    end(other)
+
+
+@pytest.mark.parametrize("runtime", program.LINKED)
+def test_the_place_of_a_killed_process_is_free(job, allowed, runtime):
+    first, second = allowed[:2]
+    one, other = job.two(runtime)
+    assert [one.settled(), other.settled()] == [[[first]], [[second]]]
+    other.kill()
+    third = job.start(runtime)
+    assert [one.settled(), third.settled()] == [[[first]], [[second]]]
+    end(one, third)
+
+
+def test_one_job_does_not_see_the_other(job, allowed):
+    one, other = job.start(), job.start(SLURM_JOB_ID=f"places-{uuid.uuid4()}")
+    assert [one.settled(), other.settled()] == [[[allowed[0]]]] * 2
+    end(one, other)
+
+
+def test_off(job, allowed):
+    one, other = job.two(KNLFIX_MOVE_PINS="off")
+    assert [one.settled(2), other.settled(2)] == [[[cpu] for cpu in allowed[:2]]] * 2
+    end(one, other)
+
+
+# ---- what the user says -----------------------------------------------------------------------------------------
+
+NAMED = [("libgomp", "GOMP_CPU_AFFINITY"), *((runtime, "OMP_PLACES") for runtime in program.LINKED),
+         *((runtime, "KMP_AFFINITY") for runtime in program.LINKED if runtime != "libgomp")]
+
+
+@pytest.mark.parametrize("runtime, name", NAMED)
+def test_cpus_that_the_user_names(job, allowed, runtime, name):
+    last = allowed[-1]
+    named = {"GOMP_CPU_AFFINITY": {"GOMP_CPU_AFFINITY": str(last)},
+             "OMP_PLACES": {"OMP_PLACES": "{%d}" % last, "OMP_PROC_BIND": "close"},
+             "KMP_AFFINITY": {"KMP_AFFINITY": f"proclist=[{last}],explicit,granularity=fine"}}[name]
+    processes = [*job.two(runtime, None, preload=False, **named), *job.two(runtime, None, **named)]
+    assert [process.settled() for process in processes] == [[[last]]] * 4
+    end(*processes)
+
+
+@pytest.mark.parametrize("runtime", program.LINKED)
+def test_a_job_that_may_use_one_cpu_stays_there(job, allowed, runtime):
+    last = allowed[-1]
+    processes = [job.start(runtime, launcher=("taskset", "-c", str(last))) for _ in range(3)]
+    assert [process.settled(2) for process in processes] == [[[last], [last]]] * 3
+    end(*processes)
+
+
+@pytest.mark.parametrize("runtime", program.LINKED)
+def test_a_mask_that_the_program_sets_wins_and_frees_the_place(job, allowed, runtime):
+    first, second = allowed[:2]
+    one, other = job.two(runtime)
+    assert [one.settled(), other.settled()] == [[[first]], [[second]]]
+    # The second process goes where the first one is; what the runtime wanted is not tried again.
+    other.set([first])
+    third = job.start(runtime)
+    assert [one.settled(), other.settled(), third.settled()] == [[[first]], [[first]], [[second]]]
+    end(one, other, third)
+
+
+@pytest.mark.parametrize("runtime", program.LINKED)
+def test_a_mask_that_another_process_sets_wins(job, allowed, runtime):
+    first, second = allowed[:2]
+    one, other = job.two(runtime)
+    assert [one.settled(), other.settled()] == [[[first]], [[second]]]
+    # As taskset does it, without the library: nobody tells the process.
+    os.sched_setaffinity(other.process.pid, [first])
+    assert other.settled() == [[first]]
+    one.stay()
+    assert [other.region() for _ in range(5)] == [[[first]]] * 5
+    one.leave()
+    end(one, other)
+
+
+# ---- exec -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("runtime", program.LINKED)
+def test_an_exec_frees_the_place(job, allowed, runtime):
+    first, second = allowed[:2]
+    one, other = job.two(runtime)
+    assert [one.settled(), other.settled()] == [[[first]], [[second]]]
+    assert other.ask("cat") == "cat"
+    assert other.ask("here") == "here"
+    third = job.start(runtime)
+    assert third.settled() == [[second]]
+    end(one, third)
+
+
+@pytest.mark.parametrize("runtime", program.LINKED)
+def test_an_exec_that_fails_keeps_it(job, allowed, runtime):
+    first, second = allowed[:2]
+    one, other = job.two(runtime)
+    assert [one.settled(), other.settled()] == [[[first]], [[second]]]
+    assert other.ask("nothing") == str(errno.ENOENT)
+    assert other.main() == [second]
+    one.stay()
+    other.stay()
+    # Both are at work, so the third finds nothing.
+    third = job.start(runtime)
+    assert third.settled() == [allowed]
+    one.leave()
+    other.leave()
+    end(one, other, third)
+
+
+# ---- what the runtime believes ----------------------------------------------------------------------------------
+
+
+def said(text):
+    """What a runtime said, without the numbers of processes and threads."""
+    import re
+
+    return re.sub(r"\b(pid|tid|nid|process|host|OS|OMP tid|thread) *[= ]*\d+", r"\1", text)
