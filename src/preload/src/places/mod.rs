@@ -20,7 +20,7 @@ use crate::sys;
 use core::cell::UnsafeCell;
 use core::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use knlfix_core::cpumask::{CPUS, CpuMask};
-use knlfix_core::ledger::Ledger;
+use knlfix_core::ledger::{Ledger, Owner};
 use knlfix_core::topology::Topology;
 
 /// 100 microseconds, this often at most.
@@ -135,6 +135,14 @@ impl Shared {
             }
         }
     }
+}
+
+/// Frees what processes claim that were killed and waited for; whether there are any. Whose number is in use again is
+/// found out later, as that takes longer to see.
+fn bury(ledger: Ledger<'_>, index: usize) -> bool {
+    let claims = |other: usize| ledger.claimed_by(other).next().is_some();
+    let is_gone = |&(other, owner): &(usize, Owner)| other != index && claims(other) && !sys::is_there(owner.pid());
+    ledger.owners().filter(is_gone).filter(|&(other, owner)| ledger.free(other, owner)).count() > 0
 }
 
 /// Whether a process of a slot below `below` claims one of `cpus` too.

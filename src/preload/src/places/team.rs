@@ -11,7 +11,7 @@
 //! * CPUs that the user named (`GOMP_CPU_AFFINITY`, `OMP_PLACES={0},{4}`, `KMP_AFFINITY=proclist=[...]`) are the user's.
 //! * A thread whose mask somebody else has set is left alone from then on.
 
-use super::{Shared, Whose, agree, has_to_yield, with};
+use super::{Shared, Whose, agree, bury, has_to_yield, with};
 use crate::budget;
 use crate::runtimes::{self, Sets};
 use crate::state::{self, PINS};
@@ -328,6 +328,9 @@ impl Shared {
     fn arrange(&mut self, ledger: Ledger<'_>, index: usize) {
         agree(ledger, index, || {
             self.plan(ledger, index, Whose::All);
+            if self.team.waits() && bury(ledger, index) {
+                self.plan(ledger, index, Whose::All);
+            }
             if self.team.waits() {
                 // A pool's parent that waits for its workers is no reason to leave its CPU idle.
                 self.plan(ledger, index, Whose::Busy);

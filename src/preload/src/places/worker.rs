@@ -7,7 +7,7 @@
 //! Its memory needs nothing of us: Linux takes it from the node that a thread runs on, unless the user has set another
 //! policy.
 
-use super::{Shared, Whose, agree, with};
+use super::{Shared, Whose, agree, bury, with};
 use crate::budget;
 use crate::state::{self, PINS};
 use crate::sys;
@@ -111,6 +111,7 @@ impl Shared {
     fn choose(&mut self, ledger: Ledger<'_>, index: usize, level: Level, user: &CpuMask) -> Option<CpuMask> {
         self.know_of(user);
         let mut mask = None;
+        bury(ledger, index);
         agree(ledger, index, || {
             self.weigh(ledger, index, Whose::All);
             let worker = place::for_worker(&self.topology, &self.load, level);
