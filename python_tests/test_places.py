@@ -3,10 +3,9 @@
 The processes are programs that run regions when they are told to. What they say of their masks is the kernel's answer.
 """
 
-import contextlib
 import errno
 import os
-import signal
+import re
 import subprocess
 import uuid
 
@@ -269,8 +268,36 @@ def test_an_exec_that_fails_keeps_it(job, allowed, runtime):
 # ---- what the runtime believes ----------------------------------------------------------------------------------
 
 
-def said(text):
-    """What a runtime said, without the numbers of processes and threads."""
-    import re
+# What runtimes print of their affinity, without the numbers of processes and threads.
+REPORTS = {
+    "omp": (OMP["close"], {"OMP_DISPLAY_AFFINITY": "true", "OMP_AFFINITY_FORMAT": "thread %n of %N: %A"}),
+    "kmp": (KMP["compact"], {"KMP_AFFINITY": "verbose,compact,granularity=fine"}),
+}
 
-    return re.sub(r"\b(pid|tid|nid|process|host|OS|OMP tid|thread) *[= ]*\d+", r"\1", text)
+
+def reports(process, count):
+    """What the runtime has printed in three regions, and the masks of the last one."""
+    for _ in range(3):
+        process.say(f"region {count}")
+    process.say("quit")
+    out, err = process.process.communicate(timeout=30)
+    assert process.process.returncode == 0
+    masks = [line for line in out.splitlines() if "/" in line]
+    printed = sorted(line for line in (out + err).splitlines() if line and "/" not in line or "per" in line)
+    return [re.sub(r"(pid|tid) \d+|thread (?=\d+ bound)\d+", r"\1", line) for line in printed], parse(masks[-1])[0]
+
+
+@pytest.mark.parametrize("runtime, report", [
+    *((runtime, "omp") for runtime in program.LINKED if runtime != "iomp2018"),  # it is older than that variable
+    *((runtime, "kmp") for runtime in program.LINKED if runtime != "libgomp")])
+def test_what_the_runtime_prints_is_what_it_believes(job, allowed, runtime, report):
+    binding, says = REPORTS[report]
+    count = len(allowed)
+    alone, pins = reports(job.start(runtime, None, preload=False, **{**binding, **says}), count)
+    assert len(alone) >= count and pins == [[cpu] for cpu in allowed]
+    one = job.start(runtime, None, **binding)
+    one.settled(count)
+    one.stay(count)
+    assert reports(job.start(runtime, None, **{**binding, **says}), count) == (alone, [allowed] * count)
+    one.leave()
+    end(one)

@@ -50,7 +50,7 @@ pub(super) struct Runtime {
 }
 
 /// The functions of a runtime that we call.
-const FUNCTIONS: [&CStr; 9] = [
+const FUNCTIONS: [&CStr; 11] = [
     c"__kmpc_push_num_threads",
     c"__kmpc_global_thread_num",
     c"omp_in_parallel",
@@ -60,6 +60,9 @@ const FUNCTIONS: [&CStr; 9] = [
     c"kmp_set_defaults",
     c"kmp_get_blocktime",
     c"kmp_set_blocktime",
+    // Under their names without the c, these runtimes have those of Fortran.
+    c"ompc_get_affinity_format",
+    c"ompc_set_affinity_format",
 ];
 
 static RUNTIMES: [Runtime; 8] = [const {
@@ -71,6 +74,9 @@ static RUNTIMES: [Runtime; 8] = [const {
         relaxed: AtomicBool::new(false),
     }
 }; 8];
+
+/// The longest format of the runtimes, with its end.
+const AFFINITY_FORMAT: usize = 512;
 
 const UNTOLD: u8 = 0;
 const TELLING: u8 = 1;
@@ -164,13 +170,24 @@ impl Runtime {
                 let mut setting = knlfix_core::text::Text::<32>::new();
                 // It has room for any number.
                 let _ = core::fmt::Write::write_fmt(&mut setting, format_args!("OMP_NUM_THREADS={share}\0"));
-                self.call(6, setting.as_bytes().as_ptr() as usize, 0, 0);
+                self.set_default(setting.as_bytes());
                 log::debug!("budget: LLVM OpenMP has {share} threads by default");
             }
         }
         sys::set_errno(errno);
         forget_at_fork();
         self.start_share.store(TOLD, Ordering::Release);
+    }
+
+    /// Sets a variable of the runtime, and no other: it would put the format of what `OMP_DISPLAY_AFFINITY` prints back to
+    /// its default.
+    fn set_default(&self, setting: &[u8]) {
+        let mut format = [0_u8; AFFINITY_FORMAT];
+        let length = self.call(9, format.as_mut_ptr() as usize, format.len(), 0);
+        self.call(6, setting.as_ptr() as usize, 0, 0);
+        if length > 0 {
+            self.call(10, format.as_ptr() as usize, 0, 0);
+        }
     }
 
     /// While other processes want the CPUs, the idle threads of the calling thread's teams sleep at once; alone, they
