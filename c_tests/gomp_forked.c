@@ -187,7 +187,7 @@ static void in_thread(void *(*run)(void *)) {
 static void fork_in_region(void) {
     omp_set_max_active_levels(2);
 #pragma omp parallel num_threads(2)
-#pragma omp masked
+    if (omp_get_thread_num() == 0)
     {
         pid_t pid = fork();
         if (pid == 0) {
@@ -222,11 +222,11 @@ int main(int argc, char **argv) {
             else if (!strcmp(way, "teams")) result = teams();
             else if (!strcmp(way, "settings")) {
 #pragma omp parallel
-#pragma omp masked
+                if (omp_get_thread_num() == 0)
                 result = omp_get_num_threads();
             } else if (!strcmp(way, "private")) {
 #pragma omp parallel num_threads(2)
-#pragma omp masked
+                if (omp_get_thread_num() == 0)
                 result = own;
             } else result = region(way);
             _exit(result);

@@ -32,7 +32,7 @@ static int region(const char *kind) {
         count(&threads);
     } else if (!strcmp(kind, "nested")) {
 #pragma omp parallel num_threads(2)
-#pragma omp masked
+        if (omp_get_thread_num() == 0)
         {
 #pragma omp parallel
             count(&threads);
