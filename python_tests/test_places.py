@@ -301,3 +301,69 @@ def test_what_the_runtime_prints_is_what_it_believes(job, allowed, runtime, repo
     assert reports(job.start(runtime, None, **{**binding, **says}), count) == (alone, [allowed] * count)
     one.leave()
     end(one)
+
+
+# ---- pools ------------------------------------------------------------------------------------------------------
+
+METHODS = ("fork", "spawn", "forkserver", "loky")
+
+POOL = """
+    import placed
+    if __name__ == "__main__":
+        method, function, directory, *numbers = sys.argv[1:]
+        report(workers=placed.pool(method, getattr(placed, function), directory, *map(int, numbers)))
+"""
+
+
+@pytest.fixture
+def pool(run, tmp_path):
+    """pool(method, function, *numbers, ...): what each worker of a pool returned."""
+
+    def make(method, function, *numbers, preload, **options):
+        meeting = tmp_path / f"with-{preload}"
+        meeting.mkdir()
+        return run(POOL, method, function, meeting, *map(str, numbers), preload=preload, pin=False, **options)["workers"]
+
+    return make
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("runtime", program.LINKED)
+def test_a_pool_of_workers_with_a_thread_each(pool, allowed, runtime, method):
+    count = len(allowed)
+    binding = BINDINGS["close" if runtime == "libgomp" else "compact"]
+    stacked = pool(method, "pinned", count, 1, runtime=runtime, preload=False, **binding)
+    assert stacked == [[allowed[:1]]] * count
+    assert sorted(pool(method, "pinned", count, 1, runtime=runtime, preload=True, **binding)) == [[[cpu]] for cpu in allowed]
+
+
+@pytest.mark.parametrize("method", ("fork", "spawn"))
+@pytest.mark.parametrize("runtime", ("libgomp", "libomp19", "iomp2018"))
+def test_a_pool_of_workers_with_too_many_threads(pool, allowed, runtime, method):
+    count = len(allowed)
+    everywhere = [[cpu] for cpu in allowed]
+    assert pool(method, "pinned", count, count, runtime=runtime, preload=False, **OMP["spread"]) == [everywhere] * count
+    masks = sum(pool(method, "pinned", count, count, runtime=runtime, preload=True, **OMP["spread"]), [])
+    pins = [mask for mask in masks if mask != allowed]
+    assert sorted(pins) == everywhere
+    assert len(masks) == count * count
+
+
+# ---- placed workers ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("place", ("core", "spread"))
+@pytest.mark.parametrize("method", METHODS)
+def test_placed_workers(pool, allowed, method, place):
+    count = len(allowed)
+    without = pool(method, "placed", count, preload=False, KNLFIX_PLACE=place)
+    assert [seen["own"] for seen in without] == [allowed] * count
+    workers = pool(method, "placed", count, preload=True, KNLFIX_PLACE=place)
+    assert sorted(seen["own"] for seen in workers) == [[cpu] for cpu in allowed]
+    for seen in workers:
+        assert seen["told"] == seen["thread"] == seen["own"]
+        for way, masks in seen["children"].items():
+            # What a worker forks is a worker, with a place of its own; its threads share its own place.
+            forks = way in ("os_fork", "pty_fork")
+            own = way == "threading_thread"
+            assert masks == [seen["own"]] if own else len(masks[0]) == 1 if forks else masks == [allowed], way
