@@ -312,17 +312,20 @@ POOL = """
     if __name__ == "__main__":
         method, function, directory, *numbers = sys.argv[1:]
         report(workers=placed.pool(method, getattr(placed, function), directory, *map(int, numbers)))
+        report(main=mask(), helpers=placed.helpers(method))
 """
 
 
 @pytest.fixture
 def pool(run, tmp_path):
-    """pool(method, function, *numbers, ...): what each worker of a pool returned."""
+    """pool(method, function, *numbers, ...): what each worker of a pool returned, and more."""
 
     def make(method, function, *numbers, preload, **options):
         meeting = tmp_path / f"with-{preload}"
         meeting.mkdir()
-        return run(POOL, method, function, meeting, *map(str, numbers), preload=preload, pin=False, **options)["workers"]
+        # By way of a shell: a Python started by a Python would be a worker itself.
+        under = ("sh", "-c", '"$@"; exit $?', "sh")
+        return run(POOL, method, function, meeting, *map(str, numbers), preload=preload, pin=False, under=under, **options)
 
     return make
 
@@ -332,9 +335,10 @@ def pool(run, tmp_path):
 def test_a_pool_of_workers_with_a_thread_each(pool, allowed, runtime, method):
     count = len(allowed)
     binding = BINDINGS["close" if runtime == "libgomp" else "compact"]
-    stacked = pool(method, "pinned", count, 1, runtime=runtime, preload=False, **binding)
+    stacked = pool(method, "pinned", count, 1, runtime=runtime, preload=False, **binding)["workers"]
     assert stacked == [[allowed[:1]]] * count
-    assert sorted(pool(method, "pinned", count, 1, runtime=runtime, preload=True, **binding)) == [[[cpu]] for cpu in allowed]
+    workers = pool(method, "pinned", count, 1, runtime=runtime, preload=True, **binding)["workers"]
+    assert sorted(workers) == [[[cpu]] for cpu in allowed]
 
 
 @pytest.mark.parametrize("method", ("fork", "spawn"))
@@ -342,8 +346,8 @@ def test_a_pool_of_workers_with_a_thread_each(pool, allowed, runtime, method):
 def test_a_pool_of_workers_with_too_many_threads(pool, allowed, runtime, method):
     count = len(allowed)
     everywhere = [[cpu] for cpu in allowed]
-    assert pool(method, "pinned", count, count, runtime=runtime, preload=False, **OMP["spread"]) == [everywhere] * count
-    masks = sum(pool(method, "pinned", count, count, runtime=runtime, preload=True, **OMP["spread"]), [])
+    assert pool(method, "pinned", count, count, runtime=runtime, preload=False, **OMP["spread"])["workers"] == [everywhere] * count
+    masks = sum(pool(method, "pinned", count, count, runtime=runtime, preload=True, **OMP["spread"])["workers"], [])
     pins = [mask for mask in masks if mask != allowed]
     assert sorted(pins) == everywhere
     assert len(masks) == count * count
@@ -356,9 +360,12 @@ def test_a_pool_of_workers_with_too_many_threads(pool, allowed, runtime, method)
 @pytest.mark.parametrize("method", METHODS)
 def test_placed_workers(pool, allowed, method, place):
     count = len(allowed)
-    without = pool(method, "placed", count, preload=False, KNLFIX_PLACE=place)
+    without = pool(method, "placed", count, preload=False, KNLFIX_PLACE=place)["workers"]
     assert [seen["own"] for seen in without] == [allowed] * count
-    workers = pool(method, "placed", count, preload=True, KNLFIX_PLACE=place)
+    made = pool(method, "placed", count, preload=True, KNLFIX_PLACE=place)
+    # Neither who makes the workers nor who helps needs a place.
+    assert made["main"] == allowed and set(map(tuple, made["helpers"])) == {tuple(allowed)}
+    workers = made["workers"]
     assert sorted(seen["own"] for seen in workers) == [[cpu] for cpu in allowed]
     for seen in workers:
         assert seen["told"] == seen["thread"] == seen["own"]
@@ -367,3 +374,10 @@ def test_placed_workers(pool, allowed, method, place):
             forks = way in ("os_fork", "pty_fork")
             own = way == "threading_thread"
             assert masks == [seen["own"]] if own else len(masks[0]) == 1 if forks else masks == [allowed], way
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_helpers_take_no_place_from_a_worker(pool, allowed, method):
+    made = pool(method, "placed", 1, preload=True, KNLFIX_PLACE="core")
+    assert [seen["own"] for seen in made["workers"]] == [allowed[:1]]
+    assert made["main"] == allowed and set(map(tuple, made["helpers"])) == {tuple(allowed)}

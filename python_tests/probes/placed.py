@@ -52,9 +52,25 @@ def pool(method, function, directory, workers, *args):
     """What each worker returned, of a pool that is made in this way."""
     arguments = [(str(directory), workers, *args)] * workers
     if method == "loky":
-        import joblib
+        from joblib.externals.loky import get_reusable_executor
 
-        jobs = [joblib.delayed(function)(*each) for each in arguments]
-        return joblib.Parallel(workers, backend="loky", batch_size=1, pre_dispatch="all")(jobs)
+        made = get_reusable_executor(workers)
+        return [job.result() for job in [made.submit(function, *each) for each in arguments]]
     with multiprocessing.get_context(method).Pool(workers) as made:
         return made.starmap(function, arguments, chunksize=1)
+
+
+def helpers(method):
+    """The masks of the processes beside the workers, of a pool made in this way."""
+    pids = []
+    if method == "loky":
+        from joblib.externals.loky.backend import resource_tracker
+    else:
+        from multiprocessing import resource_tracker
+    resource_tracker.ensure_running()
+    pids.append(resource_tracker._resource_tracker._pid)
+    if method == "forkserver":
+        from multiprocessing import forkserver
+
+        pids.append(forkserver._forkserver._forkserver_pid)
+    return [mask(pid) for pid in pids]

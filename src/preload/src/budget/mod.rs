@@ -32,7 +32,7 @@ pub(crate) use ballast::is_calling as ballast_is_calling;
 pub(crate) use files::Kernel;
 pub(crate) use member::{allowed_mask, at_exit, now};
 pub(crate) use resolve::objects_changed;
-pub(crate) use start::{is_made_by_itself, narrow_answer, narrow_count, start_share};
+pub(crate) use start::{is_helper, is_made_by_itself, narrow_answer, narrow_count, start_share};
 
 use crate::state;
 use crate::sys;

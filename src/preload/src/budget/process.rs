@@ -67,6 +67,14 @@ impl Sibling {
     }
 }
 
+/// Whether one of `texts` is in the first kilobyte of this process's command line.
+pub(super) fn command_has(texts: &[&[u8]]) -> bool {
+    let mut buffer = [0; 1024];
+    let read = Kernel.read_at(c"/proc/self/cmdline", 0, &mut buffer).unwrap_or(0);
+    let command = buffer.get(..read).unwrap_or(&[]);
+    texts.iter().any(|&text| command.windows(text.len()).any(|part| part == text))
+}
+
 /// Calls `see` with every child of `parent`, whichever of its threads made it.
 pub(super) fn for_each_child(parent: i32, mut see: impl FnMut(i32)) {
     for_each_number_in(c_path(&path(format_args!("/proc/{parent}/task"))), |thread| {

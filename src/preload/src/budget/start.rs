@@ -87,6 +87,11 @@ pub(crate) fn is_made_by_itself() -> bool {
     program.is_some() && process::parent_of(myself).is_some_and(|parent| process::program_of(parent) == program)
 }
 
+/// Whether this process only looks after the workers that Python's multiprocessing or loky makes: it has nothing to compute.
+pub(crate) fn is_helper() -> bool {
+    process::command_has(&[b"resource_tracker import main", b"forkserver import main"])
+}
+
 /// How many processes there are like this one: of the same parent, with the same program, command and CPUs.
 fn siblings(mask: &CpuMask) -> u32 {
     let myself = sys::getpid();
