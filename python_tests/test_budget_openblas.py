@@ -12,6 +12,8 @@ import threading
 
 import pytest
 
+from program import wheel_libraries
+
 CPUS = len(os.sched_getaffinity(0))
 PROBES = pathlib.Path(__file__).resolve().parent / "probes"
 
@@ -274,3 +276,18 @@ def test_distributions_and_openmps_blas(job, runtimes, tmp_path, name, threads):
     assert run(False) == without
     # A share of one CPU takes no other threads; a second caller may have begun before it.
     assert run(True) == without | {"others": CPUS // 2 > 1 or threads > 1}
+
+
+def test_calls_from_a_fiber_whose_stack_ends_above_them(job, tmp_path):
+    program = tmp_path / "fiber"
+    subprocess.run(["gcc", "-O1", "-Wall", "-Wextra", "-Werror", PROBES / "blas_fiber.c", "-o", program], check=True)
+    [library] = wheel_libraries("numpy").glob("libscipy_openblas64_*")
+
+    def run(**variables):
+        done = subprocess.run([program, library], capture_output=True, text=True, env=job.environment(**variables))
+        return done.returncode, done.stdout, done.stderr
+
+    assert run(LD_PRELOAD="") == (0, "8 8\n", "")
+    for _ in range(2):
+        assert run() == (0, "8 8\n", "")
+        job.neighbour()
