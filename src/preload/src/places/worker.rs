@@ -1,8 +1,9 @@
 //! Workers that are given a place when they start, where the user wants it (`KNLFIX_PLACE`).
 //!
 //! A worker is a forked child, or a program that its own program has started (Python's multiprocessing by spawn or
-//! forkserver, loky, Dask's nannies). The servers that Python starts beside its workers are none. It is pinned to its place by us: its threads stay there, the program hears of the
-//! place when it asks for its mask, and its own children start with all CPUs again, and get places of their own.
+//! forkserver, loky, Dask's nannies). The servers that Python starts beside its workers are none. A worker is pinned to its
+//! place by us: its threads stay there, the program hears of the place when it asks for its mask, and its own children
+//! start with all CPUs again, and get places of their own.
 //!
 //! Its memory needs nothing of us: Linux takes it from the node that a thread runs on, unless the user has set another
 //! policy.
