@@ -13,6 +13,7 @@
 // case teams on libgomp: parent=10 child=hangs again=10 -> parent=10 child=20 again=10
 // pinning: off
 // env: OMP_NUM_THREADS=4 OMP_SCHEDULE=dynamic
+// env in_region: OMP_NUM_THREADS=4 OMP_NESTED=true
 // env off: OMP_NUM_THREADS=4 KNLFIX_FORKED_REGIONS=off
 #include "gomp.h"
 

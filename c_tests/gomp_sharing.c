@@ -7,6 +7,7 @@
 // case {default,loop,start_end} on libomp14,libomp19,iomp2026: alone=4 shared=4 -> alone=4 shared=fewer
 // case explicit on libomp14,libomp19,iomp2026: alone=4 shared=4 -> alone=4 shared=4
 // env: OMP_NUM_THREADS=4
+// env nested: OMP_NUM_THREADS=4 OMP_NESTED=true
 // env one: OMP_NUM_THREADS=1
 // env limited: OMP_THREAD_LIMIT=3 OMP_NUM_THREADS=4
 // env off: OMP_NUM_THREADS=4 KNLFIX_LIBGOMP=off
