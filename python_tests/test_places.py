@@ -381,3 +381,25 @@ def test_helpers_take_no_place_from_a_worker(pool, allowed, method):
     made = pool(method, "placed", 1, preload=True, KNLFIX_PLACE="core")
     assert [seen["own"] for seen in made["workers"]] == [allowed[:1]]
     assert made["main"] == allowed and set(map(tuple, made["helpers"])) == {tuple(allowed)}
+
+
+def test_children_of_a_worker_keep_to_the_mask_that_the_user_gave_it(run, allowed):
+    program = run("""
+        def worker(answer):
+            os.sched_setaffinity(0, cpu_argument())
+            ours, theirs = os.pipe()
+            if os.fork() == 0:
+                os.write(theirs, json.dumps(mask()).encode())
+                os._exit(0)
+            answer.put((mask(), json.loads(os.read(ours, 4096))))
+
+        import json, multiprocessing
+        context = multiprocessing.get_context("fork")
+        answer = context.Queue()
+        child = context.Process(target=worker, args=(answer,))
+        child.start()
+        own, grandchild = answer.get()
+        child.join()
+        report(own=own, grandchild=grandchild)
+        """, str(allowed[-1]), preload=True, KNLFIX_PLACE="core")
+    assert program["own"] == program["grandchild"] == [allowed[-1]]

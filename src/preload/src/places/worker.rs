@@ -60,8 +60,8 @@ pub(crate) fn make_room() {
 /// A forked child begins, with the user mask; the place is its parent's.
 pub(crate) fn forked() {
     if let Some(level) = state::config().place {
-        PLACED.store(0, Ordering::Relaxed);
-        begin(level);
+        let of_parent = PLACED.swap(0, Ordering::Relaxed);
+        begin(level, of_parent);
     }
 }
 
@@ -72,34 +72,37 @@ pub(crate) fn started() {
     // From now on forks are seen.
     state::activate();
     if budget::is_made_by_itself() && !budget::is_helper() {
-        begin(level);
+        begin(level, 0);
     }
 }
 
+/// `of_parent`: the place that a thread of the parent may have given the child.
 #[cold]
 #[inline(never)]
-fn begin(level: Level) {
-    let Some(user) = allowed().cloned().or_else(|| sys::mask_of(0).ok()) else { return };
+fn begin(level: Level, of_parent: u64) {
+    let Ok(now) = sys::fingerprint_of(0) else { return };
+    let inherited = allowed().filter(|allowed| now == of_parent || now == allowed.fingerprint());
+    let Some(user) = inherited.cloned().or_else(|| sys::mask_of(0).ok()) else { return };
     let placed = PINS.intern(&user).zip(budget::join()).and_then(|(allowed, (ledger, index))| {
         let mask = with(|shared| shared.choose(ledger, index, level, &user))??;
         ALLOWED.store(allowed.number(), Ordering::Relaxed);
-        take(&mask, allowed).then_some(mask)
+        take(now, &mask, allowed).then_some(mask)
     });
     match placed {
         Some(mask) => log::debug!("place: {mask} of {user}"),
         None => {
             log::debug!("place: none to be had");
-            // A thread other than its main one may have made this child, with its place.
-            if allowed().is_some() {
+            give_up(sys::getpid());
+            if now == of_parent {
                 let _ = sys::set_mask(&user);
             }
         }
     }
 }
 
-/// Gives the calling thread the place `mask`.
-fn take(mask: &CpuMask, allowed: UserMask) -> bool {
-    if sys::set_mask(mask).is_err() {
+/// Gives the calling thread the place `mask`, unless somebody has set its mask since it was `now`.
+fn take(now: u64, mask: &CpuMask, allowed: UserMask) -> bool {
+    if sys::fingerprint_of(0) != Ok(now) || sys::set_mask(mask).is_err() {
         return false;
     }
     let fingerprint = mask.fingerprint();
@@ -150,14 +153,15 @@ fn fit(placed: u64) {
         Some(place::refresh(&shared.topology, &shared.load, level, cpu as u16))
     });
     if let Some(mask) = mask.flatten().filter(|mask| mask.fingerprint() != placed) {
-        take(&mask, UserMask::from_number(number));
+        take(placed, &mask, UserMask::from_number(number));
     }
 }
 
 /// The user has set the mask of the main thread: the place is free.
 pub(crate) fn give_up(tid: i32) {
-    if is_placed() && tid == sys::getpid() {
+    if ALLOWED.load(Ordering::Relaxed) != u16::MAX && tid == sys::getpid() {
         PLACED.store(0, Ordering::Relaxed);
+        ALLOWED.store(u16::MAX, Ordering::Relaxed);
         if let Some((ledger, index)) = budget::joined() {
             with(|shared| {
                 shared.worker = None;
