@@ -1,7 +1,7 @@
-"""The checks of scripts/simtest, run on the node itself: checks.py WHICH CPUS SMALL DIRECTORY LIBRARY
+"""The checks of scripts/simtest, run on the node itself: checks.py WHICH CPUS SMALL DIRECTORY LIBRARY [long]
 
-WHICH is `all` or `topology`, CPUS how many the node has online, SMALL a size in bytes of a mask too small for it, DIRECTORY
-has the programs `children`, `many`, `report` and `topology`. C programs and Pools by fork and spawn are run without the library first: they have to show the known trouble.
+WHICH is `all` or `topology` (and places), CPUS how many the node has online, SMALL a size in bytes of a mask too small for it, DIRECTORY
+has the programs `children`, `many`, `report`, `topology` and `places-` with a runtime's name. C programs and Pools by fork and spawn are run without the library first: they have to show the known trouble.
 """
 
 import errno
@@ -21,6 +21,8 @@ import hwloc
 
 WAYS = ["fork", "_Fork", "forkpty", "vfork", "fork_exec", "posix_spawn", "system", "popen", "clone", "syscall_fork",
         "pthread_create", "thrd_create"]
+# A worker for each of 272 CPUs takes some minutes to get through.
+LIMIT = 600
 FOREIGN = ("OMP_", "GOMP_", "KMP_", "KNLFIX", "LD_PRELOAD")
 
 
@@ -58,9 +60,9 @@ class Node:
             environment["LD_PRELOAD"] = self.library
         try:
             done = subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                                  stderr=subprocess.PIPE, universal_newlines=True, timeout=240)
+                                  stderr=subprocess.PIPE, universal_newlines=True, timeout=LIMIT)
         except subprocess.TimeoutExpired:
-            self.expect("%s ends" % command, "no end in 240 s", "an end")
+            self.expect("%s ends" % command, "no end in %d s" % LIMIT, "an end")
             return "", ""
         if done.returncode:
             self.expect("%s succeeds" % command, "status %d: %s" % (done.returncode, done.stderr.strip()), "status 0")
@@ -125,6 +127,21 @@ class Node:
         self.expect("topology of %d CPUs" % len(cpus), len(rows), len(cpus))
         self.expect("topology of %d CPUs: hwloc's" % len(cpus), [row for row in rows if row[0] != row[1]][:4], [])
 
+    def places(self, what, runtime, setting, numbers, wanted, preload=True):
+        """Forked workers, each with a team; numbers: workers, threads and maybe seconds. On which CPUs they are pinned."""
+        command = ["env", "-u", "OMP_PROC_BIND", *setting, self.directory + "/places-" + runtime, *map(str, numbers)]
+        out, err = self.run(preload, command)
+        words = out.split()
+        found = dict(zip(words[::2], map(int, words[1::2])))
+        label = "%s %s, %s%s" % (runtime, " ".join(setting), what, "" if preload else ", without")
+        self.expect(label, {name: found.get(name) for name in wanted}, wanted)
+        self.expect(label + ": is silent", err, "")
+
+    def ledgers(self):
+        """Nobody is left to claim anything."""
+        left = sorted(file.name for file in pathlib.Path("/dev/shm").glob("knlfix-*"))
+        self.expect("no ledger is left", left, [])
+
     def log(self):
         """What a user reads: long masks have to come out whole."""
         _, err = self.run(True, [self.directory + "/children", "2", str(self.small), "fork"], KNLFIX_LOG="debug")
@@ -132,16 +149,57 @@ class Node:
         self.expect("log: the pin", pins[:1], [(listed(self.cpus), listed(self.cpus[:1]), "libgomp")])
 
 
-def main(which, count, small, directory, library):
+def main(which, count, small, directory, library, length="short"):
     node = Node(int(small), directory, library)
     node.expect("the node has %s CPUs" % count, len(node.cpus), int(count))
     node.topology(node.cpus)
     node.topology(node.cpus[1::3])
+    places(node)
     if which == "all":
         run(node)
+    if length == "long":
+        many_places(node)
     print("%d passed, %d failed on %d CPUs, Linux %s" % (
         node.passed, node.failed, len(node.cpus), platform.release()), flush=True)
     return 1 if node.failed else 0
+
+
+CLOSE, SPREAD = ["OMP_PROC_BIND=close", "OMP_PLACES=threads"], ["OMP_PROC_BIND=spread", "OMP_PLACES=threads"]
+COMPACT, SCATTER = ["KMP_AFFINITY=compact,granularity=fine"], ["KMP_AFFINITY=scatter,granularity=fine"]
+
+
+def places(node):
+    """A thread for each of some CPUs: none holds two, and close ones stay together."""
+    workers = 16 if len(node.cpus) > 64 else 4
+    what = "%d workers of 4 threads" % workers
+    # A forked child of libgomp does not pin its first thread again.
+    others = {"cpus": 3 * workers, "most": 1, "free": workers}
+    everybody = {"cpus": 4 * workers, "most": 1, "free": 0}
+    stacked = {"cpus": 4, "most": workers}
+    node.places(what, "libgomp", CLOSE, (workers, 4), stacked, preload=False)
+    node.places(what, "libgomp", CLOSE, (workers, 4), others)
+    node.places(what, "libgomp", SPREAD, (workers, 4), others)
+    node.places(what, "libomp19", COMPACT, (workers, 4), everybody)
+    node.places(what, "iomp2026", SCATTER, (workers, 4), everybody)
+    for level in "core", "spread":
+        node.places("%d workers" % workers, "libgomp", ["KNLFIX_PLACE=" + level], (workers, 0), {"most": 1, "free": 0})
+    node.places(what + " after others", "libgomp", CLOSE, (workers, 4, 5), others)
+    node.ledgers()
+
+
+def many_places(node):
+    """As many as a node has cores, and as it has CPUs; and those that come and go for a minute."""
+    cores = len({(pathlib.Path("/sys/devices/system/cpu/cpu%d/topology/thread_siblings_list" % cpu)).read_text()
+                 for cpu in node.cpus})
+    if len(node.cpus) == 4 * cores:
+        what = "%d workers of 4 threads" % cores
+        node.places(what, "libgomp", CLOSE, (cores, 4), {"cpus": 4, "cores": 1, "most": cores}, preload=False)
+        node.places(what, "libgomp", CLOSE, (cores, 4), {"cores": cores, "most": 1})
+    for workers in cores, len(node.cpus):
+        node.places("%d workers" % workers, "libgomp", ["KNLFIX_PLACE=core"], (workers, 0),
+                    {"cpus": len(node.cpus), "cores": cores, "most": 1, "free": 0})
+    node.places("16 workers of 4 threads after others", "libgomp", CLOSE, (16, 4, 60), {"most": 1})
+    node.ledgers()
 
 
 def run(node):
