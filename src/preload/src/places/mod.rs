@@ -146,26 +146,26 @@ fn bury(ledger: Ledger<'_>, index: usize) -> bool {
 }
 
 /// Whether a process of a slot below `below` claims one of `cpus` too.
-fn is_claimed(ledger: Ledger<'_>, index: usize, cpus: &CpuMask, below: usize) -> bool {
+fn is_claimed(ledger: Ledger<'_>, index: usize, cpus: &CpuMask, below: usize, whose: Whose) -> bool {
     let now = budget::now();
-    let counts = |other: usize| other < below && ledger.is_busy(other, now, BUSY_MS);
+    let counts = |other: usize| other < below && (whose == Whose::All || ledger.is_busy(other, now, BUSY_MS));
     ledger.claims(index).any(|(other, cpu)| cpus.contains(cpu) && counts(other))
 }
 
 /// Whether this process, which has settled on `cpus`, has to choose anew.
-fn has_to_yield(ledger: Ledger<'_>, index: usize, cpus: &CpuMask) -> bool {
-    !ledger.is_first(index) && is_claimed(ledger, index, cpus, index)
+fn has_to_yield(ledger: Ledger<'_>, index: usize, cpus: &CpuMask, whose: Whose) -> bool {
+    !ledger.is_first(index) && is_claimed(ledger, index, cpus, index, whose)
 }
 
 /// Chooses by `choose`, which claims what it chose and says what that is, until nobody else claims the same. After some
 /// tries the one with the earlier slot stays, and the other is told to look again.
-fn agree(ledger: Ledger<'_>, index: usize, mut choose: impl FnMut() -> CpuMask) {
+fn agree(ledger: Ledger<'_>, index: usize, whose: Whose, mut choose: impl FnMut() -> CpuMask) {
     for attempt in 1..=TRIES {
         let cpus = choose();
-        if !is_claimed(ledger, index, &cpus, usize::MAX) {
+        if !is_claimed(ledger, index, &cpus, usize::MAX, whose) {
             return;
         }
-        if ledger.is_first(index) || attempt == TRIES || attempt > TRIES / 2 && !has_to_yield(ledger, index, &cpus) {
+        if ledger.is_first(index) || attempt == TRIES || attempt > TRIES / 2 && !has_to_yield(ledger, index, &cpus, whose) {
             ledger.signal();
             return;
         }

@@ -314,7 +314,7 @@ pub(super) fn refresh(after_a_while: bool) {
         if after_a_while {
             shared.team.retain(|member| sys::alive(member.thread.tid));
         }
-        if after_a_while && shared.team.waits() || has_to_yield(ledger, index, &shared.team.cpus(&shared.topology)) {
+        if after_a_while && shared.team.waits() || has_to_yield(ledger, index, &shared.team.cpus(&shared.topology), Whose::Busy) {
             shared.arrange(ledger, index);
         } else if shared.team.count != before {
             shared.claim(ledger, index);
@@ -326,7 +326,7 @@ impl Shared {
     /// Chooses places, claims them, and pins threads to them.
     #[inline(never)]
     fn arrange(&mut self, ledger: Ledger<'_>, index: usize) {
-        agree(ledger, index, || {
+        agree(ledger, index, Whose::Busy, || {
             self.plan(ledger, index, Whose::All);
             if self.team.waits() && bury(ledger, index) {
                 self.plan(ledger, index, Whose::All);

@@ -116,7 +116,7 @@ impl Shared {
         self.know_of(user);
         let mut mask = None;
         bury(ledger, index);
-        agree(ledger, index, || {
+        agree(ledger, index, Whose::All, || {
             self.weigh(ledger, index, Whose::All);
             let worker = place::for_worker(&self.topology, &self.load, level);
             self.worker = worker.as_ref().and_then(|worker| self.number_at(worker.cpu));
