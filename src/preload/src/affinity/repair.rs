@@ -195,6 +195,7 @@ pub(crate) fn settle_born_wide() {
 pub(crate) extern "C" fn before_fork() {
     if state::active() && state::is_owner() {
         PINS.forget_earlier(sys::this_thread());
+        worker::about_to_fork();
     }
 }
 

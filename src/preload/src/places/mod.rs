@@ -165,7 +165,10 @@ fn agree(ledger: Ledger<'_>, index: usize, whose: Whose, mut choose: impl FnMut(
         if !is_claimed(ledger, index, &cpus, usize::MAX, whose) {
             return;
         }
-        if ledger.is_first(index) || attempt == TRIES || attempt > TRIES / 2 && !has_to_yield(ledger, index, &cpus, whose) {
+        if ledger.is_first(index)
+            || attempt == TRIES
+            || attempt > TRIES / 2 && !has_to_yield(ledger, index, &cpus, whose)
+        {
             ledger.signal();
             return;
         }

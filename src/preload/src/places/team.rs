@@ -314,7 +314,9 @@ pub(super) fn refresh(after_a_while: bool) {
         if after_a_while {
             shared.team.retain(|member| sys::alive(member.thread.tid));
         }
-        if after_a_while && shared.team.waits() || has_to_yield(ledger, index, &shared.team.cpus(&shared.topology), Whose::Busy) {
+        if after_a_while && shared.team.waits()
+            || has_to_yield(ledger, index, &shared.team.cpus(&shared.topology), Whose::Busy)
+        {
             shared.arrange(ledger, index);
         } else if shared.team.count != before {
             shared.claim(ledger, index);

@@ -57,6 +57,16 @@ pub(crate) fn make_room() {
     }
 }
 
+/// A fork is about to happen: finding out what the CPUs are takes a thousand files on a large node, so the children, who
+/// will want to know it, inherit it.
+pub(crate) fn about_to_fork() {
+    if state::config().place.is_some() && !is_placed() {
+        let errno = sys::errno();
+        with(Shared::know);
+        sys::set_errno(errno);
+    }
+}
+
 /// A forked child begins, with the user mask; the place is its parent's.
 pub(crate) fn forked() {
     if let Some(level) = state::config().place {
