@@ -53,7 +53,7 @@ fn main() {
             let mut calls = [(); 200];
             print!(
                 "{:>16.2}",
-                median(|| per_call(&mut calls, |()| _ = black_box(for_worker(&topology, &load, level))))
+                median(|| per_call(&mut calls, |()| _ = black_box(for_worker(&topology, &load, level, 0))))
             );
         }
         println!();

@@ -531,20 +531,25 @@ pub struct Worker {
     pub mask: CpuMask,
 }
 
-/// The place for a new worker, or for one that has to give way; `None` without CPUs.
-pub fn for_worker(topology: &Topology, load: &[u16], level: Level) -> Option<Worker> {
+/// The place for a new worker, or for one that has to give way; `None` without CPUs. Of places that are as good as each
+/// other it is the first one with `turn` 0. Workers that see the same load and have different turns get different places,
+/// as long as there are so many as good.
+pub fn for_worker(topology: &Topology, load: &[u16], level: Level, turn: usize) -> Option<Worker> {
     let all = Part { cpus: topology.cpus(), start: 0, load };
+    let mut turn = turn;
     let part = match level {
         Level::Core => all,
-        Level::Tile => all.least_of(Part::key, |cpu| cpu.tile)?,
-        Level::Numa => all.least_of(Part::key, |cpu| cpu.node)?,
+        Level::Tile => all.least_of(Part::key, |cpu| cpu.tile, &mut turn)?,
+        Level::Numa => all.least_of(Part::key, |cpu| cpu.node, &mut turn)?,
         Level::Spread => all
-            .least_of(Part::core_key, |cpu| cpu.package)?
-            .least_of(Part::core_key, |cpu| cpu.node)?
-            .least_of(Part::core_key, |cpu| cpu.tile)?,
+            .least_of(Part::core_key, |cpu| cpu.package, &mut turn)?
+            .least_of(Part::core_key, |cpu| cpu.node, &mut turn)?
+            .least_of(Part::core_key, |cpu| cpu.tile, &mut turn)?,
     };
-    let core = part.least_of(Part::core_key, |cpu| cpu.core)?;
-    let cpu = (core.start..).take(core.cpus.len()).min_by_key(|&position| core.load(position))? as u16;
+    let core = part.least_of(Part::core_key, |cpu| cpu.core, &mut turn)?;
+    let least = core.loads().min()?;
+    let as_good = || (core.start..).take(core.cpus.len()).filter(|&position| core.load(position) == least);
+    let cpu = as_good().nth(turn % as_good().count().max(1))? as u16;
     Some(Worker { cpu, mask: refresh(topology, load, level, cpu) })
 }
 
@@ -609,9 +614,19 @@ impl<'a> Part<'a> {
         })
     }
 
-    /// The first of the least claimed parts.
-    fn least_of(self, key: impl Fn(&Self) -> Key, of: impl Fn(&Cpu) -> u16 + 'a) -> Option<Part<'a>> {
-        self.parts(of).map(|part| (key(&part), part)).min_by(|(a, _), (b, _)| a.cmp(b)).map(|(_, part)| part)
+    /// One of the least claimed parts: the one whose `turn` it is, which is divided by how many there are.
+    fn least_of(
+        self,
+        key: impl Fn(&Self) -> Key,
+        of: impl Fn(&Cpu) -> u16 + Copy + 'a,
+        turn: &mut usize,
+    ) -> Option<Part<'a>> {
+        let least = self.parts(of).map(|part| key(&part)).min_by(Key::cmp)?;
+        let as_good = || self.parts(of).filter(|part| key(part).cmp(&least).is_eq());
+        let count = as_good().count().max(1);
+        let part = as_good().nth(*turn % count);
+        *turn /= count;
+        part
     }
 
     /// By CPUs: a part with a CPU that is claimed less comes first.

@@ -194,7 +194,7 @@ impl Node {
     }
 
     fn work(&mut self, level: Level) {
-        let worker = for_worker(&self.topology, &self.load(usize::MAX), level);
+        let worker = for_worker(&self.topology, &self.load(usize::MAX), level, 0);
         self.processes.push(Process { team: Vec::new(), masks: Vec::new(), worker });
     }
 
@@ -208,7 +208,7 @@ impl Node {
                 if let Some(worker) = &self.processes[index].worker {
                     let is_free = |load: &[u16]| load.contains(&0);
                     if load[usize::from(worker.cpu)] > 0 && is_free(&load) {
-                        self.processes[index].worker = for_worker(&self.topology, &load, Level::Core);
+                        self.processes[index].worker = for_worker(&self.topology, &load, Level::Core, index);
                         is_changed = true;
                     }
                 }
@@ -647,8 +647,22 @@ fn tiles_and_nodes_are_given_whole() {
 #[test]
 fn no_topology_no_place() {
     let topology = Topology::of(&[]);
-    assert_eq!(for_worker(&topology, &[], Level::Spread), None);
+    assert_eq!(for_worker(&topology, &[], Level::Spread, 0), None);
     assert!(refresh(&topology, &[], Level::Core, 0).is_empty());
     let mut team = [Pinned::new(&topology, sparse([0]))];
     assert!(!plan(&topology, &[], &mut team, false));
+}
+
+/// All workers of a pool see the same load, as nobody has chosen yet.
+#[test]
+fn workers_that_choose_at_once_choose_different_places() {
+    let topology = Topology::of(&knl());
+    for (level, places) in [(Level::Core, 272), (Level::Spread, 272), (Level::Tile, 272), (Level::Numa, 272)] {
+        let chosen = (0..272).map(|turn| for_worker(&topology, &[0; 272], level, turn).unwrap());
+        let cpus: std::collections::BTreeSet<_> = chosen.clone().map(|worker| worker.cpu).collect();
+        assert_eq!(cpus.len(), places, "{level:?}");
+        let first: std::collections::BTreeSet<_> =
+            chosen.take(68).map(|worker| topology.cpus()[usize::from(worker.cpu)].core).collect();
+        assert_eq!(first.len(), 68, "{level:?}");
+    }
 }

@@ -126,9 +126,11 @@ impl Shared {
         self.know_of(user);
         let mut mask = None;
         bury(ledger, index);
-        agree(ledger, index, Whose::All, || {
+        agree(ledger, index, Whose::All, |attempt| {
             self.weigh(ledger, index, Whose::All);
-            let worker = place::for_worker(&self.topology, &self.load, level);
+            // A pool's workers start at once, and all find the same place the best.
+            let turn = if attempt == 1 { 0 } else { index };
+            let worker = place::for_worker(&self.topology, &self.load, level, turn);
             self.worker = worker.as_ref().and_then(|worker| self.number_at(worker.cpu));
             mask = worker.map(|worker| worker.mask);
             self.claim(ledger, index)
