@@ -3,11 +3,12 @@
 use crate::node::Node;
 use knlfix_core::ledger::{Ledger, Owner, VERSION, layout};
 use knlfix_core::process;
-use memmap2::{MmapOptions, MmapRaw};
+use memmap2::{MmapMut, MmapOptions, MmapRaw};
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
+use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -64,6 +65,55 @@ impl Domain {
     /// Whether the file still has a name.
     pub(crate) fn is_linked(&self) -> bool {
         self.file.metadata().is_ok_and(|metadata| metadata.nlink() > 0)
+    }
+}
+
+/// A copy of what a ledger holds.
+///
+/// Read with `pread(2)`, without the lock: nobody waits for us, nothing is written, a hole stays a hole, and a file that
+/// is removed or cut short meanwhile costs us no more than what it held.
+pub(crate) struct Snapshot(MmapMut);
+
+impl Snapshot {
+    /// The ledger at `path`; `None` while it is being made. Only a file of this user alone is believed, as the library
+    /// does it.
+    pub(crate) fn read(path: &Path) -> io::Result<Option<Self>> {
+        let file = OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path)?;
+        let metadata = file.metadata()?;
+        if !metadata.is_file() || metadata.uid() != fs::metadata("/proc/self")?.uid() || metadata.mode() & 0o077 != 0 {
+            return Err(io::Error::other("not a file of this user alone"));
+        }
+        match metadata.len() {
+            0 => return Ok(None),
+            length if length != layout::SIZE as u64 => return Err(io::Error::other("no ledger of this version")),
+            _ => {}
+        }
+        let mut copy = MmapMut::map_anon(layout::SIZE)?;
+        read_range(&file, &mut copy, layout::HEADER)?;
+        let snapshot = Self(copy);
+        if !snapshot.ledger().is_valid() {
+            return Err(io::Error::other("no ledger of this version"));
+        }
+        let bound = snapshot.ledger().bound();
+        let Self(mut copy) = snapshot;
+        for range in layout::used_by(bound) {
+            read_range(&file, &mut copy, range)?;
+        }
+        Ok(Some(Self(copy)))
+    }
+
+    pub(crate) fn ledger(&self) -> Ledger<'_> {
+        // SAFETY: mapped whole, writable, as long as `self` lives, and the result borrows `self`.
+        unsafe { Ledger::at(self.0.as_ptr()) }
+    }
+}
+
+/// Copies a part of the file to the same place. What has been cut off meanwhile stays 0.
+fn read_range(file: &File, copy: &mut [u8], range: Range<usize>) -> io::Result<()> {
+    let offset = range.start as u64;
+    match file.read_exact_at(&mut copy[range], offset) {
+        Err(error) if error.kind() != io::ErrorKind::UnexpectedEof => Err(error),
+        _ => Ok(()),
     }
 }
 

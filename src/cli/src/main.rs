@@ -7,9 +7,11 @@
 mod domains;
 mod env;
 mod gc;
+mod json;
 mod map;
 mod node;
 mod run;
+mod top;
 
 use clap::{Parser, Subcommand};
 use std::ffi::OsStr;
@@ -35,6 +37,8 @@ enum Command {
     Env(env::Arguments),
     /// Draw which process may run on which CPU
     Map(map::Arguments),
+    /// Show who shares the CPUs: the processes of all domains, live
+    Top(top::Arguments),
     /// Remove the ledgers that killed processes left in /dev/shm
     Gc(gc::Arguments),
 }
@@ -47,6 +51,7 @@ fn main() -> ExitCode {
         Command::Run(arguments) => run::run(&arguments).map(|()| 0),
         Command::Env(arguments) => env::env(&arguments).map(|()| 0),
         Command::Map(arguments) => map::map(&arguments),
+        Command::Top(arguments) => top::top(&arguments).map(|()| 0),
         Command::Gc(arguments) => gc::gc(&arguments).map(|()| 0),
     };
     match outcome {

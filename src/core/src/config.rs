@@ -196,6 +196,18 @@ pub enum Sharing {
     Off,
 }
 
+/// Where a job's number is found, by launcher. The first that is set counts.
+pub const JOBS: [&[u8]; 8] = [
+    b"SLURM_JOB_ID",
+    b"PBS_JOBID",
+    b"LSB_JOBID",
+    b"FLUX_JOB_ID",
+    b"PMIX_NAMESPACE",
+    b"OMPI_MCA_ess_base_jobid",
+    b"OMPI_MCA_orte_ess_jobid",
+    b"PMI_JOBID",
+];
+
 /// Which processes share one budget.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Scope {

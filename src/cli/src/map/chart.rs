@@ -59,6 +59,21 @@ impl Chart {
         chart
     }
 
+    /// Processes that claim CPUs, however their threads are pinned.
+    pub(crate) fn of_claims<'a>(cpus: Vec<Cpu>, claims: impl Iterator<Item = (u32, &'a str, &'a CpuMask)>) -> Self {
+        let mut chart = Self { cpus, workers: vec![], on: BTreeMap::new(), free_processes: 0, free_threads: 0 };
+        let drawn = CpuMask::of(chart.cpus.iter().map(|cpu| usize::from(cpu.number)));
+        for (place, (pid, command, claimed)) in claims.enumerate() {
+            let cpus = claimed.and(&drawn);
+            for cpu in cpus.iter() {
+                chart.on.entry(cpu as u16).or_default().push(place);
+            }
+            let (label, command) = (label(place), command.to_owned());
+            chart.workers.push(Worker { place, label, pid, command, pinned_threads: 0, other_threads: 0, cpus });
+        }
+        chart
+    }
+
     /// Who is on a CPU.
     pub(crate) fn on(&self, cpu: u16) -> impl ExactSizeIterator<Item = &Worker> {
         self.on.get(&cpu).map_or(&[][..], Vec::as_slice).iter().map(|&place| &self.workers[place])
@@ -146,10 +161,7 @@ impl<'a> Group<'a> {
             0 => format!(" ({pinned} pinned)"),
             others => format!(" ({pinned} pinned, {others} not)"),
         };
-        let (program, arguments) = self.first.command.split_once(' ').unwrap_or((&self.first.command, ""));
-        let program = program.rsplit_once('/').map_or(program, |(_, name)| name);
-        let command = format!("{program} {arguments}");
-        format!("{}{threads}", shortened(command.trim(), room.saturating_sub(threads.len())))
+        format!("{}{threads}", short_command(&self.first.command, room.saturating_sub(threads.len())))
     }
 }
 
@@ -173,8 +185,15 @@ fn range(first: &str, last: &str) -> String {
     if first == last { first.into() } else { format!("{first}..{last}") }
 }
 
+/// A command without its program's directory, in at most `room` characters.
+pub(crate) fn short_command(command: &str, room: usize) -> String {
+    let (program, arguments) = command.split_once(' ').unwrap_or((command, ""));
+    let program = program.rsplit_once('/').map_or(program, |(_, name)| name);
+    shortened(format!("{program} {arguments}").trim(), room)
+}
+
 /// The text on one line, without control characters, and with its end left out if need be.
-fn shortened(text: &str, room: usize) -> String {
+pub(crate) fn shortened(text: &str, room: usize) -> String {
     let clean = |c: char| if c.is_control() { '?' } else { c };
     if text.chars().count() <= room {
         return text.chars().map(clean).collect();
@@ -183,7 +202,7 @@ fn shortened(text: &str, room: usize) -> String {
     kept.chain("...".chars()).collect()
 }
 
-fn counted(count: usize, noun: &str) -> String {
+pub(crate) fn counted(count: usize, noun: &str) -> String {
     let plural = if noun.ends_with('s') { "es" } else { "s" };
     format!("{count} {noun}{}", if count == 1 { "" } else { plural })
 }

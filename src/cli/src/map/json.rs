@@ -2,6 +2,7 @@
 
 use super::chart::Chart;
 use super::processes::Process;
+use crate::json::string;
 
 pub(crate) fn json(chart: &Chart, processes: &[Process]) -> String {
     let cpus = chart.cpus.iter().map(|cpu| {
@@ -36,16 +37,4 @@ pub(crate) fn json(chart: &Chart, processes: &[Process]) -> String {
         cpus.collect::<Vec<_>>().join(",\n  "),
         processes.collect::<Vec<_>>().join(",\n  ")
     )
-}
-
-fn string(text: &str) -> String {
-    let mut quoted = String::from("\"");
-    for c in text.chars() {
-        match c {
-            '"' | '\\' => quoted.extend(['\\', c]),
-            c if c.is_control() => quoted += &format!("\\u{:04x}", u32::from(c)),
-            c => quoted.push(c),
-        }
-    }
-    quoted + "\""
 }

@@ -1,13 +1,13 @@
 //! `knlfix map`: draws which process may run on which CPU, from what `/proc` tells of any program.
 
-mod chart;
+pub(crate) mod chart;
 mod json;
 mod layout;
 #[cfg(test)]
 mod made_up;
-mod processes;
+pub(crate) mod processes;
 mod svg;
-mod text;
+pub(crate) mod text;
 
 use crate::node::Node;
 use crate::{Failure, print};
@@ -58,7 +58,7 @@ pub(crate) struct Arguments {
     program: Vec<OsString>,
 }
 
-fn seconds(text: &str) -> Result<Duration, String> {
+pub(crate) fn seconds(text: &str) -> Result<Duration, String> {
     let number: f64 = text.parse().map_err(|_| "not a number of seconds")?;
     Duration::try_from_secs_f64(number).map_err(|error| error.to_string())
 }
@@ -125,7 +125,11 @@ fn draw(arguments: &Arguments, roots: &[u32]) -> Result<(), Failure> {
 
 /// The online CPUs that we or any of the processes may use.
 fn cpus_of(processes: &[Process], own: &CpuMask) -> Vec<Cpu> {
-    let mut masks = own.or(&union(processes));
+    online_cpus(own.or(&union(processes)))
+}
+
+/// Those of `masks` that are online.
+pub(crate) fn online_cpus(mut masks: CpuMask) -> Vec<Cpu> {
     // Threads may be allowed CPUs that are offline, or that this node could have and hasn't.
     if let Some(online) = fs::read_to_string(ONLINE).ok().and_then(|list| CpuMask::parse_list(&list).ok()) {
         masks = masks.and(&online);

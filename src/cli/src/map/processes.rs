@@ -63,10 +63,18 @@ fn process(pid: u32) -> Option<Process> {
     if threads.is_empty() || status.number("Tgid") != Some(pid) {
         return None;
     }
-    let arguments = fs::read(path.join("cmdline")).unwrap_or_default();
+    Some(Process { pid, parent: status.number("PPid")?, command: command(&path), threads })
+}
+
+/// Its arguments with blanks between; the kernel's name for it where there are none.
+pub(crate) fn command(directory: &Path) -> String {
+    let arguments = fs::read(directory.join("cmdline")).unwrap_or_default();
     let command = String::from_utf8_lossy(&arguments).trim_end_matches('\0').replace('\0', " ");
-    let command = if command.is_empty() { format!("[{}]", status.field("Name").unwrap_or("?")) } else { command };
-    Some(Process { pid, parent: status.number("PPid")?, command, threads })
+    if !command.is_empty() {
+        return command;
+    }
+    let name = fs::read(directory.join("comm")).unwrap_or_default();
+    format!("[{}]", String::from_utf8_lossy(&name).trim_end_matches('\n'))
 }
 
 /// The entries of a directory whose names are numbers, in their order.

@@ -16,7 +16,8 @@ pub(crate) fn text(chart: &Chart) -> String {
     text
 }
 
-fn picture(chart: &Chart, text: &mut String) {
+/// The CPUs, and who is on them.
+pub(crate) fn picture(chart: &Chart, text: &mut String) {
     let numbers = chart.cpus.iter().map(|cpu| cpu.number).max().unwrap_or(0).to_string().len();
     let cell = chart.cpus.iter().map(|cpu| mark(chart, cpu.number).len()).max().unwrap_or(1);
     // Labels of one letter can be read without a gap.

@@ -12,12 +12,14 @@ mod cpus;
 #[cfg(all(test, loom))]
 mod models;
 mod slot;
+mod view;
 
 use crate::atomics::{AtomicU32, AtomicU64, Ordering};
 use crate::cpumask::SparseMask;
 use crate::share::{Claim, LATELY_MS, WHOLE};
 pub use cpus::CpuCell;
 pub use slot::{MaskCell, Owner, Slot};
+pub use view::Line;
 
 /// Processes that a ledger has room for.
 pub const CAPACITY: usize = 4096;
@@ -92,6 +94,15 @@ pub mod layout {
             element(SLOTS, index, size_of::<Slot>()),
             element(MASKS, index, size_of::<MaskCell>()),
             element(CPUS, index, size_of::<CpuCell>()),
+        ]
+    }
+
+    /// The bytes of all slots before `bound`, besides the head.
+    pub const fn used_by(bound: usize) -> [Range<usize>; 3] {
+        [
+            SLOTS..SLOTS + bound * size_of::<Slot>(),
+            MASKS..MASKS + bound * size_of::<MaskCell>(),
+            CPUS..CPUS + bound * size_of::<CpuCell>(),
         ]
     }
 

@@ -2,7 +2,7 @@
 
 use super::MOST_THREADS;
 use crate::atomics::{AtomicU32, AtomicU64, Ordering};
-use crate::cpumask::SparseMask;
+use crate::cpumask::{Bits, CpuMask, SparseMask};
 use crate::share::WHOLE;
 use core::num::NonZeroU64;
 
@@ -120,6 +120,17 @@ impl MaskCell {
         for (cell, word) in self.places.iter().zip(places) {
             cell.store(word, Ordering::Relaxed);
         }
+    }
+
+    /// The mask; empty where it was written as none.
+    pub(super) fn load(&self) -> CpuMask {
+        let [low, high] = self.places.each_ref().map(|half| half.load(Ordering::Relaxed));
+        let cpus = self.words.iter().enumerate().flat_map(|(entry, cell)| {
+            let half = if entry < 8 { low } else { high };
+            let place = (half >> (entry % 8 * 8) & 0xff) as usize;
+            Bits(cell.load(Ordering::Relaxed)).map(move |bit| place * 64 + bit)
+        });
+        CpuMask::of(cpus)
     }
 
     /// The part of this mask's CPUs that are in `mine`, of [`WHOLE`]; all of them if it says nothing. A mask that is being

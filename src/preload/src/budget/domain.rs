@@ -11,22 +11,10 @@ use crate::state;
 use crate::sys;
 use core::ffi::CStr;
 use core::fmt::Write;
-use knlfix_core::config::Scope;
+use knlfix_core::config::{JOBS, Scope};
 use knlfix_core::files::Files;
 use knlfix_core::ledger::VERSION;
 use knlfix_core::text::Text;
-
-/// Where a job's number is found, by launcher. The first that is set counts.
-const JOBS: [&[u8]; 8] = [
-    b"SLURM_JOB_ID",
-    b"PBS_JOBID",
-    b"LSB_JOBID",
-    b"FLUX_JOB_ID",
-    b"PMIX_NAMESPACE",
-    b"OMPI_MCA_ess_base_jobid",
-    b"OMPI_MCA_orte_ess_jobid",
-    b"PMI_JOBID",
-];
 
 /// The path of this domain's ledger, with its NUL.
 pub(super) fn ledger_path() -> Text<96> {
