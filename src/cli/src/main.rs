@@ -2,14 +2,16 @@
 //! on which CPU, and cleans up after killed programs.
 //!
 //! Exit status: the program's own; 2 for a wrong command line; 125 when `knlfix` itself fails, 126 when the program can't be
-//! run, 127 when it is not found.
+//! run, 127 when it is not found. [`STATUSES`] is the whole table.
 
+mod doctor;
 mod domains;
 mod env;
 mod gc;
 mod json;
 mod map;
 mod node;
+mod pages;
 mod run;
 mod top;
 
@@ -22,15 +24,28 @@ use std::process::ExitCode;
 #[derive(Parser)]
 #[command(name = "knlfix", version, max_term_width = 80)]
 #[command(
-    after_help = "Exit status: the program's own; 2 wrong usage, 125 knlfix failed, 126 PROGRAM can't be run, 127 PROGRAM not found."
+    after_help = "Exit status: the program's own; 1 doctor found a problem, 2 wrong usage, 125 knlfix failed, 126 PROGRAM can't be run, 127 PROGRAM not found."
 )]
-struct Arguments {
+struct Arguments<C: Subcommand> {
     #[command(subcommand)]
-    command: Command,
+    command: C,
 }
 
 #[derive(Subcommand)]
 enum Command {
+    #[command(flatten)]
+    Shown(Shown),
+    /// Write the man page
+    #[command(hide = true)]
+    Man,
+    /// Write the completions for a shell
+    #[command(hide = true)]
+    Completions(pages::Completions),
+}
+
+/// What the man page and the completions show.
+#[derive(Subcommand)]
+enum Shown {
     /// Run a program with libknlfix.so preloaded
     Run(run::Arguments),
     /// Show the variables that configure the library, with their current values
@@ -41,18 +56,32 @@ enum Command {
     Top(top::Arguments),
     /// Remove the ledgers that killed processes left in /dev/shm
     Gc(gc::Arguments),
+    Doctor(doctor::Arguments),
 }
+
+/// The exit status of all commands.
+const STATUSES: [(&str, &str); 6] = [
+    ("0", "the command did what it was told; a PROGRAM that it ran ended with 0"),
+    ("1", "knlfix doctor found a problem"),
+    ("2", "the command line is wrong"),
+    ("125", "knlfix itself failed, and says why in one line"),
+    ("126, 127", "PROGRAM can't be run, PROGRAM is not found"),
+    ("others", "the status of the PROGRAM; 128 + N if signal N ended it"),
+];
 
 /// `knlfix` itself failed.
 const FAILED: u8 = 125;
 
 fn main() -> ExitCode {
-    let outcome = match Arguments::parse().command {
-        Command::Run(arguments) => run::run(&arguments).map(|()| 0),
-        Command::Env(arguments) => env::env(&arguments).map(|()| 0),
-        Command::Map(arguments) => map::map(&arguments),
-        Command::Top(arguments) => top::top(&arguments).map(|()| 0),
-        Command::Gc(arguments) => gc::gc(&arguments).map(|()| 0),
+    let outcome = match Arguments::<Command>::parse().command {
+        Command::Shown(Shown::Run(arguments)) => run::run(&arguments).map(|()| 0),
+        Command::Shown(Shown::Env(arguments)) => env::env(&arguments).map(|()| 0),
+        Command::Shown(Shown::Map(arguments)) => map::map(&arguments),
+        Command::Shown(Shown::Top(arguments)) => top::top(&arguments).map(|()| 0),
+        Command::Shown(Shown::Gc(arguments)) => gc::gc(&arguments).map(|()| 0),
+        Command::Shown(Shown::Doctor(arguments)) => doctor::doctor(&arguments),
+        Command::Man => pages::man().map(|()| 0),
+        Command::Completions(arguments) => pages::completions(&arguments).map(|()| 0),
     };
     match outcome {
         Ok(status) => ExitCode::from(status),
@@ -90,5 +119,18 @@ fn print(text: &str) -> Result<(), Failure> {
             Err(Failure::new(format!("standard output: {error}")))
         }
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_documents_have_the_exit_statuses_as_they_are() {
+        let rows = STATUSES.iter().map(|(status, meaning)| format!("| {status} | {meaning} |\n"));
+        let table = format!("| exit status | meaning |\n|---|---|\n{}", rows.collect::<String>());
+        let document = include_str!("../../../docs/doctor.md");
+        assert!(document.contains(&table), "put this into docs/doctor.md:\n{table}");
     }
 }

@@ -40,7 +40,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
     Err(Failure::not_started(program, &error))
 }
 
-fn beside_the_command() -> Result<PathBuf, Failure> {
+pub(crate) fn beside_the_command() -> Result<PathBuf, Failure> {
     let command =
         env::current_exe().map_err(|error| Failure::new(format!("can't tell where I am ({error}); use --library")))?;
     let home = command.parent().unwrap_or(Path::new("/"));

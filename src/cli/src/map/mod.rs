@@ -100,7 +100,7 @@ fn ends_within(child: &mut Child, limit: Duration) -> bool {
 }
 
 /// What a shell would make of it.
-fn shells(status: ExitStatus) -> u8 {
+pub(crate) fn shells(status: ExitStatus) -> u8 {
     let number = status.code().or_else(|| status.signal().map(|signal| 128 + signal));
     number.and_then(|number| u8::try_from(number).ok()).unwrap_or(crate::FAILED)
 }

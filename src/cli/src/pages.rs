@@ -1,0 +1,96 @@
+//! The man page and the shells' completions, from the definition of the command line: for those who package.
+
+use crate::{Arguments, Failure, Shown, print};
+use clap::CommandFactory;
+use clap_complete::Shell;
+use clap_mangen::Man;
+use clap_mangen::roff::{Roff, bold, italic, roman};
+use knlfix_core::config::KNOBS;
+use std::io;
+
+#[derive(clap::Args)]
+pub(crate) struct Completions {
+    /// bash, zsh or fish
+    #[arg(value_parser = shells())]
+    shell: Shell,
+}
+
+fn shells() -> impl clap::builder::TypedValueParser<Value = Shell> {
+    use clap::builder::{PossibleValuesParser, TypedValueParser};
+    PossibleValuesParser::new(["bash", "zsh", "fish"]).map(|name| match name.as_str() {
+        "bash" => Shell::Bash,
+        "zsh" => Shell::Zsh,
+        _ => Shell::Fish,
+    })
+}
+
+pub(crate) fn completions(arguments: &Completions) -> Result<(), Failure> {
+    let mut text = Vec::new();
+    clap_complete::generate(arguments.shell, &mut Arguments::<Shown>::command(), "knlfix", &mut text);
+    print(&String::from_utf8_lossy(&text))
+}
+
+/// One page for the command and its subcommands.
+pub(crate) fn man() -> Result<(), Failure> {
+    let mut text = Vec::new();
+    page(&mut text).map_err(|error| Failure::new(error.to_string()))?;
+    print(&String::from_utf8_lossy(&text))
+}
+
+fn page(out: &mut Vec<u8>) -> io::Result<()> {
+    let mut command = Arguments::<Shown>::command();
+    command.build();
+    let man = Man::new(command.clone()).manual("User commands");
+    man.render_title(out)?;
+    man.render_name_section(out)?;
+    man.render_synopsis_section(out)?;
+    man.render_description_section(out)?;
+    man.render_options_section(out)?;
+    let mut roff = Roff::new();
+    roff.control("SH", ["COMMANDS"]);
+    for sub in command.get_subcommands().filter(|sub| sub.get_name() != "help") {
+        section(&mut roff, sub);
+    }
+    roff.control("SH", ["ENVIRONMENT"]);
+    for knob in &KNOBS {
+        roff.control("TP", []);
+        roff.text([bold(knob.name), roman("="), italic(knob.values)]);
+        let default = if knob.default.is_empty() { "none" } else { knob.default };
+        roff.text([roman(format!("{} (default: {default})", knob.doc))]);
+    }
+    roff.control("SH", ["EXIT STATUS"]);
+    for (status, meaning) in crate::STATUSES {
+        roff.control("TP", []);
+        roff.text([bold(status)]);
+        roff.text([roman(meaning)]);
+    }
+    roff.to_writer(out)
+}
+
+fn section(roff: &mut Roff, command: &clap::Command) {
+    let mut command = command.clone();
+    roff.control("SS", [format!("knlfix {}", command.get_name()).as_str()]);
+    let usage = command.render_usage().to_string();
+    roff.control("nf", []);
+    for line in usage.trim_start_matches("Usage: ").lines() {
+        roff.text([bold(line.trim_start())]);
+    }
+    roff.control("fi", []);
+    let about = command.get_long_about().or(command.get_about()).map(ToString::to_string).unwrap_or_default();
+    for paragraph in about.split("\n\n") {
+        roff.control("PP", []);
+        roff.text([roman(paragraph)]);
+    }
+    for argument in command.get_arguments().filter(|argument| argument.get_id() != "help") {
+        roff.control("TP", []);
+        let values = argument.get_value_names().unwrap_or_default().join(" ");
+        let takes = argument.get_action().takes_values();
+        roff.text(match argument.get_long() {
+            Some(long) if takes => vec![bold(format!("--{long}")), roman(" "), italic(values)],
+            Some(long) => vec![bold(format!("--{long}"))],
+            None => vec![italic(values)],
+        });
+        let help = argument.get_help().map(ToString::to_string).unwrap_or_default();
+        roff.text([roman(help)]);
+    }
+}
