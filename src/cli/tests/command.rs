@@ -183,3 +183,21 @@ fn map_says_in_one_line_why_there_is_no_picture() {
         assert_eq!(knlfix(wrong).output().unwrap().status.code(), Some(2), "{wrong:?}");
     }
 }
+
+#[test]
+fn top_writes_text_where_the_output_is_no_terminal_and_json_when_asked() {
+    let outputs =
+        [&["top"][..], &["top", "--once", "--sort", "held"]].map(|arguments| knlfix(arguments).output().unwrap());
+    for output in outputs {
+        let shown = text(&output.stdout);
+        assert!(output.status.success() && !shown.is_empty() && !shown.contains('\x1b'), "{output:?}");
+        assert!(shown.lines().all(|line| line.chars().count() <= 80), "{shown}");
+    }
+    let json = text(&knlfix(&["top", "--json"]).output().unwrap().stdout);
+    assert!(json.starts_with("{\"version\": 1,\n \"domains\": ["), "{json}");
+    for wrong in
+        [&["top", "--once", "--json"][..], &["top", "--sort", "size"], &["top", "--interval", "x"], &["top", "1"]]
+    {
+        assert_eq!(knlfix(wrong).output().unwrap().status.code(), Some(2), "{wrong:?}");
+    }
+}

@@ -470,3 +470,45 @@ fn making_a_ledger_twice_loses_nothing() {
     ledger.create();
     assert_eq!((ledger.bound(), ledger.owners().count()), (1, 1));
 }
+
+// ---- Onlookers -------------------------------------------------------------------------------------------------
+
+#[test]
+fn an_onlooker_reads_what_the_owner_wrote() {
+    let segment = Segment::zeroed();
+    let ledger = segment.ledger();
+    let mask = CpuMask::of([0, 1, 64, 8191]);
+    let index = ledger.claim(owner(7, 1), mask.fingerprint(), mask.to_sparse().as_ref(), 1000, |_| true, |_| true);
+    let line = |now| ledger.line(index.unwrap(), now).unwrap();
+    let before = line(1000);
+    assert_eq!((before.held, before.ask, before.told), (0, 0, None));
+    assert!(before.idle_ms > LATELY_MS);
+    ledger.tell(0, 2);
+    ledger.enter(0, 3, 4, 2000);
+    let inside = line(2005);
+    assert_eq!((inside.held, inside.ask, inside.told, inside.idle_ms), (3, 4, Some(2), 5));
+    assert_eq!((ledger.allowed(0), inside.fingerprint), (mask.clone(), mask.fingerprint()));
+    ledger.tell(0, u32::MAX);
+    ledger.set_mask(0, 1, None);
+    assert_eq!((line(2005).told, ledger.allowed(0)), (None, CpuMask::EMPTY));
+    assert!(ledger.line(CAPACITY, 0).is_none() && ledger.allowed(CAPACITY).is_empty());
+}
+
+#[test]
+fn an_onlooker_sees_garbage_cut_to_size() {
+    let mut segment = Segment::zeroed();
+    segment.write(0..layout::SIZE, &vec![0xff; layout::SIZE]);
+    let line = segment.ledger().line(5, 1000).unwrap();
+    assert_eq!((line.held, line.ask, line.told), (1 << 16, 1 << 16, None));
+    // All words of the cell are at the last place.
+    assert_eq!(segment.ledger().allowed(5), CpuMask::of((255 * 64..256 * 64).filter(|&cpu| cpu < 8192)));
+}
+
+#[test]
+fn the_bytes_of_all_slots_in_use_are_those_of_each() {
+    for (all, each) in layout::used_by(3).into_iter().zip(0..3) {
+        let slots = (0..3).map(|index| layout::needed_by(index)[each].clone());
+        assert_eq!(all.collect::<Vec<_>>(), slots.flatten().collect::<Vec<_>>());
+    }
+    assert_eq!(layout::used_by(CAPACITY)[2].end, layout::SIZE);
+}

@@ -17,8 +17,14 @@ use std::time::{Duration, Instant};
 
 const KEYS: &str = "q quit  up/down select  left/right sort  m map";
 
+/// Looking more often would take a CPU from those who are looked at.
+const SHORTEST: Duration = Duration::from_millis(100);
+/// A clock can't be set to the end of all time.
+const LONGEST: Duration = Duration::from_secs(86400);
+
 /// Shows it until the user has seen enough.
 pub(crate) fn show(sort: Sort, interval: Duration) -> Result<(), Failure> {
+    let interval = interval.clamp(SHORTEST, LONGEST);
     let mut screen = Screen::new(read()?, sort);
     let failed = |error: io::Error| Failure::new(format!("the terminal: {error}; try knlfix top --once"));
     let mut terminal = ratatui::try_init().map_err(failed)?;
