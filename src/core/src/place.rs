@@ -568,6 +568,20 @@ pub fn refresh(topology: &Topology, load: &[u16], level: Level, cpu: u16) -> Cpu
     CpuMask::of(cpus.iter().enumerate().filter(is_its).map(|(_, other)| other.number.into()))
 }
 
+/// Whether a worker that claims the CPU at position `cpu` shares its core while another one is free: when it chose, all were
+/// claimed, for a moment perhaps.
+pub fn should_move(topology: &Topology, load: &[u16], level: Level, cpu: u16) -> bool {
+    let is_free = |cpu: u16| {
+        let core = topology.cpus().get(usize::from(cpu)).map(|cpu| cpu.core);
+        let load = |position: usize| load.get(position).copied().unwrap_or(0);
+        let same = |&(_, other): &(usize, &Cpu)| Some(other.core) == core;
+        topology.cpus().iter().enumerate().filter(same).all(|(position, _)| load(position) == 0)
+    };
+    matches!(level, Level::Core | Level::Spread)
+        && !is_free(cpu)
+        && for_worker(topology, load, level, 0).is_some_and(|other| is_free(other.cpu))
+}
+
 /// Neighbouring CPUs.
 #[derive(Clone, Copy)]
 struct Part<'a> {

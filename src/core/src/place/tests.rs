@@ -666,3 +666,16 @@ fn workers_that_choose_at_once_choose_different_places() {
         assert_eq!(first.len(), 68, "{level:?}");
     }
 }
+
+#[test]
+fn a_worker_that_shares_its_core_moves_when_another_is_free() {
+    let topology = Topology::of(&knl());
+    let mut load = [1; 272];
+    load[1] = 0; // its own, beside three others
+    assert!(!should_move(&topology, &load, Level::Core, 1), "nothing is free");
+    load[8..12].fill(0);
+    assert!(should_move(&topology, &load, Level::Core, 1) && should_move(&topology, &load, Level::Spread, 1));
+    assert!(!should_move(&topology, &load, Level::Numa, 1));
+    load[..4].fill(0);
+    assert!(!should_move(&topology, &load, Level::Core, 1), "it has its core for itself");
+}

@@ -162,6 +162,9 @@ fn fit(placed: u64) {
     let mask = with(|shared| {
         shared.weigh(ledger, index, Whose::All);
         let cpu = shared.topology.position(shared.worker?.into())?;
+        if place::should_move(&shared.topology, &shared.load, level, cpu as u16) {
+            return shared.choose(ledger, index, level, PINS.mask(UserMask::from_number(number))?);
+        }
         Some(place::refresh(&shared.topology, &shared.load, level, cpu as u16))
     });
     if let Some(mask) = mask.flatten().filter(|mask| mask.fingerprint() != placed) {
