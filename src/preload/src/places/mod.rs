@@ -10,6 +10,7 @@
 //! What a process knows of itself is in static memory that one thread at a time uses. A thread that can't have it for
 //! [`PATIENCE`] goes without: its pin stays as its runtime made it.
 
+mod stack;
 pub(crate) mod team;
 pub(crate) mod worker;
 
@@ -91,6 +92,7 @@ fn with<R>(use_it: impl FnOnce(&mut Shared) -> R) -> Option<R> {
 /// In a forked child: the thread that used it may not be here, and what is pinned is the parent's.
 pub(crate) fn forget_parent() {
     HOLDER.store(0, Ordering::Relaxed);
+    stack::forget_others();
     // Who claims nothing may have threads that found no place, or a runtime that is coming up.
     if CLAIMS.load(Ordering::Relaxed) || team::is_known() {
         CLAIMS.store(false, Ordering::Relaxed);
@@ -115,6 +117,8 @@ impl Shared {
     fn know_of(&mut self, allowed: &CpuMask) {
         let of = allowed.fingerprint();
         if self.of != of {
+            // A fork may find it half read.
+            self.of = 0;
             self.topology.read(&budget::Kernel, allowed);
             self.of = of;
         }

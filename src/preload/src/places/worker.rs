@@ -8,7 +8,7 @@
 //! Its memory needs nothing of us: Linux takes it from the node that a thread runs on, unless the user has set another
 //! policy.
 
-use super::{Shared, Whose, agree, bury, with};
+use super::{Shared, Whose, agree, bury, stack, with};
 use crate::budget;
 use crate::state::{self, PINS};
 use crate::sys;
@@ -62,15 +62,25 @@ pub(crate) fn make_room() {
 pub(crate) fn about_to_fork() {
     if state::config().place.is_some() && !is_placed() {
         let errno = sys::errno();
-        with(Shared::know);
+        stack::with_room(know_the_cpus);
         sys::set_errno(errno);
     }
 }
 
+extern "C" fn know_the_cpus() {
+    with(Shared::know);
+}
+
 /// A forked child begins, with the user mask; the place is its parent's.
 pub(crate) fn forked() {
+    if state::config().place.is_some() {
+        stack::with_room(begin_forked);
+    }
+}
+
+extern "C" fn begin_forked() {
+    let of_parent = PLACED.swap(0, Ordering::Relaxed);
     if let Some(level) = state::config().place {
-        let of_parent = PLACED.swap(0, Ordering::Relaxed);
         begin(level, of_parent);
     }
 }
@@ -147,13 +157,14 @@ impl Shared {
 pub(crate) fn refresh() {
     let placed = PLACED.load(Ordering::Relaxed);
     if placed != 0 {
-        fit(placed);
+        stack::with_room(fit);
     }
 }
 
 #[cold]
 #[inline(never)]
-fn fit(placed: u64) {
+extern "C" fn fit() {
+    let placed = PLACED.load(Ordering::Relaxed);
     let number = ALLOWED.load(Ordering::Relaxed);
     if sys::gettid() != sys::getpid() || sys::fingerprint_of(0) != Ok(placed) {
         return;
