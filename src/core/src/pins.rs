@@ -280,6 +280,11 @@ impl Pins {
         self.known(key).any(|slot| slot.pin.load(Ordering::Acquire) != 0)
     }
 
+    /// Whether anything is on record under this `pthread_t`, a pin or not.
+    pub fn is_known(&self, key: usize) -> bool {
+        self.known(key).next().is_some()
+    }
+
     /// Whether `thread` is on record as pinned, whatever its mask is now.
     pub fn is_on_record(&self, thread: Thread) -> bool {
         let mut own = self.known(thread.key).filter(|slot| slot.tid.load(Ordering::Acquire) == thread.tid);

@@ -49,6 +49,7 @@ fn by_runtime<R>(caller: &Caller, set: impl FnOnce() -> (bool, R)) -> R {
         Seen::Lifted => {
             log::debug!("pin: thread {tid}, lifted, back to {after} by {name}");
             team::lifted(thread);
+            worker::came_back(after.fingerprint());
         }
         Seen::Unchanged => log::trace!("pin: thread {tid}, none: {name} set {after} again"),
         Seen::NoRoom => {

@@ -13,19 +13,22 @@ use knlfix_core::pins::RuntimeId;
 /// The user mask under the calling thread's pin, and the pin's fingerprint, if it is pinned and its children are to be
 /// repaired.
 pub(crate) fn user_mask_under_pin() -> Option<(&'static CpuMask, u64)> {
-    match worker::allowed_to_children() {
-        // Every thread of a worker is in its place.
-        Some(allowed) if state::is_owner() => {
-            let pin = sys::fingerprint_of(0).ok()?;
-            (worker::is_place(pin) || PINS.user_of(sys::this_thread(), pin).is_some()).then_some((allowed, pin))
-        }
-        _ => Some(under_pin()?).map(|(user, _, pin)| (user, pin)),
+    let Some(allowed) = worker::allowed_to_children() else {
+        return under_pin().map(|(user, _, pin)| (user, pin));
+    };
+    if !state::is_owner() {
+        return None;
     }
+    let (myself, pin) = (sys::this_thread(), sys::fingerprint_of(0).ok()?);
+    // A thread that libc made for itself is in the place, and nothing is known of it. One that is known and has no pin
+    // was given its mask by the user.
+    let is_in_place = || worker::is_place(pin) && !PINS.is_known(myself.key);
+    (PINS.user_of(myself, pin).is_some() || is_in_place()).then_some((allowed, pin))
 }
 
 /// The user mask under the calling thread's pin, who pinned it, and the pin's fingerprint.
 fn under_pin() -> Option<(&'static CpuMask, RuntimeId, u64)> {
-    if !state::active() || !state::config().affinity || !state::is_owner() {
+    if !state::active() || !state::is_owner() {
         return None;
     }
     let myself = sys::this_thread();
@@ -34,7 +37,12 @@ fn under_pin() -> Option<(&'static CpuMask, RuntimeId, u64)> {
     }
     let pin = sys::fingerprint_of(0).ok()?;
     let (user, runtime) = PINS.user_of(myself, pin)?;
-    Some((user, runtime, pin))
+    is_repaired(runtime).then_some((user, runtime, pin))
+}
+
+/// Whether children of a thread that `runtime` pinned are to be repaired. A place is no runtime's doing.
+fn is_repaired(runtime: RuntimeId) -> bool {
+    state::config().affinity || runtime == worker::PLACE
 }
 
 /// Sets the calling thread's mask to `user`. Says why not, once.
@@ -150,7 +158,9 @@ pub(crate) fn adopt() {
     // `before_fork` has seen to it that what is on record under this key is the forking thread's own.
     let inherited = sys::fingerprint_of(0).ok().and_then(|now| PINS.user_of_key(key, now, |_| true));
     match inherited {
-        Some((user, _)) if state::config().affinity && restore("forked child", user) => {}
+        // What is under a runtime's pin in a worker is the place, and that is the parent's.
+        Some((user, runtime))
+            if is_repaired(runtime) && restore("forked child", worker::allowed_to_children().unwrap_or(user)) => {}
         Some(_) => PINS.inherit(sys::this_thread()),
         None => tell_moved(),
     }

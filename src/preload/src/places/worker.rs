@@ -57,6 +57,29 @@ pub(crate) fn make_room() {
     }
 }
 
+/// The calling thread's runtime has lifted its pin: the thread may be in the place again.
+pub(crate) fn came_back(now: u64) {
+    if is_placed() && is_place(now) {
+        record(now, UserMask::from_number(ALLOWED.load(Ordering::Relaxed)));
+    }
+}
+
+/// Puts on record that the calling thread is in the place.
+fn record(place: u64, allowed: UserMask) {
+    PINS.record(sys::this_thread(), allowed, PLACE, place, sys::alive);
+}
+
+/// The mask that was there before the place, where a thread that the calling one makes now starts in the place.
+/// `is_widened`: the calling thread has its user mask for a moment, which is the place where a runtime pinned it.
+pub(crate) fn under_place(is_widened: bool) -> Option<UserMask> {
+    let now = sys::fingerprint_of(0).ok()?;
+    match PINS.user_of(sys::this_thread(), now) {
+        Some((allowed, PLACE)) => PINS.intern(allowed),
+        _ if is_widened && is_placed() && is_place(now) => Some(UserMask::from_number(ALLOWED.load(Ordering::Relaxed))),
+        _ => None,
+    }
+}
+
 /// A fork is about to happen: finding out what the CPUs are takes a thousand files on a large node, so the children, who
 /// will want to know it, inherit it.
 pub(crate) fn about_to_fork() {
@@ -79,9 +102,9 @@ pub(crate) fn forked() {
 }
 
 extern "C" fn begin_forked() {
-    let of_parent = PLACED.swap(0, Ordering::Relaxed);
+    PLACED.store(0, Ordering::Relaxed);
     if let Some(level) = state::config().place {
-        begin(level, of_parent);
+        begin(level);
     }
 }
 
@@ -92,30 +115,24 @@ pub(crate) fn started() {
     // From now on forks are seen.
     state::activate();
     if budget::is_made_by_itself() && !budget::is_helper() {
-        begin(level, 0);
+        begin(level);
     }
 }
 
-/// `of_parent`: the place that a thread of the parent may have given the child.
 #[cold]
 #[inline(never)]
-fn begin(level: Level, of_parent: u64) {
-    let Ok(now) = sys::fingerprint_of(0) else { return };
-    let inherited = allowed().filter(|allowed| now == of_parent || now == allowed.fingerprint());
-    let Some(user) = inherited.cloned().or_else(|| sys::mask_of(0).ok()) else { return };
+fn begin(level: Level) {
+    let Ok(user) = sys::mask_of(0) else { return };
     let placed = PINS.intern(&user).zip(budget::join()).and_then(|(allowed, (ledger, index))| {
         let mask = with(|shared| shared.choose(ledger, index, level, &user))??;
         ALLOWED.store(allowed.number(), Ordering::Relaxed);
-        take(now, &mask, allowed).then_some(mask)
+        take(user.fingerprint(), &mask, allowed).then_some(mask)
     });
     match placed {
         Some(mask) => log::debug!("place: {mask} of {user}"),
         None => {
             log::debug!("place: none to be had");
             give_up(sys::getpid());
-            if now == of_parent {
-                let _ = sys::set_mask(&user);
-            }
         }
     }
 }
@@ -126,7 +143,7 @@ fn take(now: u64, mask: &CpuMask, allowed: UserMask) -> bool {
         return false;
     }
     let fingerprint = mask.fingerprint();
-    PINS.record(sys::this_thread(), allowed, PLACE, fingerprint, sys::alive);
+    record(fingerprint, allowed);
     PLACED.store(fingerprint, Ordering::Relaxed);
     true
 }

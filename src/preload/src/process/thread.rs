@@ -12,7 +12,7 @@ use crate::affinity::repair::Widened;
 use crate::budget;
 use crate::caller::{self, Kind};
 use crate::next::{self, Any, Start};
-use crate::places::team;
+use crate::places::{team, worker};
 use crate::site::Site;
 use crate::state::{self, PINS};
 use crate::sys;
@@ -106,15 +106,26 @@ pub(crate) unsafe fn thrd_create(thread: Any, start: Start, argument: Any) -> c_
 /// A thread without a mask in its attributes has its creator's.
 fn inheriting(start: Start, argument: Any, make: impl Fn(Start, Any) -> c_int) -> c_int {
     if state::config().threads {
-        let _widened = Widened::for_thread("new thread");
-        return make(start, argument);
+        let widened = Widened::for_thread("new thread");
+        return match placed(widened.is_some()) {
+            Some(user) => recorded(Born { start, argument, user, runtime: worker::PLACE }, make),
+            None => make(start, argument),
+        };
     }
     // The user wants threads as they are: on the pin. Their own children are repaired all the same. The runtime does not
     // know such a thread, so nobody may ask it whether that thread is in a region.
     match user_mask_here() {
-        Some((user, true)) => recorded(Born { start, argument, user, runtime: 0 }, make),
+        Some((user, true)) => {
+            let runtime = if placed(false).is_some() { worker::PLACE } else { 0 };
+            recorded(Born { start, argument, user, runtime }, make)
+        }
         _ => make(start, argument),
     }
+}
+
+/// The mask under the place that a new thread shares with its creator: it may leave the place, or outlive it.
+fn placed(is_widened: bool) -> Option<UserMask> {
+    if state::config().place.is_some() && state::is_owner() { worker::under_place(is_widened) } else { None }
 }
 
 /// The user mask of the calling thread, and whether there is a pin on it.
