@@ -166,11 +166,14 @@ def test_a_spawned_pool_is_no_forked_one(doctor, runtimes, tmp_path):
     pool = tmp_path / "pool.py"
     pool.write_text("import ctypes, multiprocessing, time\n"
                     f"ctypes.CDLL({str(runtimes['libgomp'])!r})\n"
+                    "def meet(barrier): barrier.wait()\n"
                     "if __name__ == '__main__':\n"
-                    "    with multiprocessing.get_context('spawn').Pool(2) as pool: pool.map(time.sleep, [1, 1])\n")
+                    "    context = multiprocessing.get_context('spawn')\n"
+                    "    with context.Pool(2, meet, (context.Barrier(2),)) as pool: pool.map(time.sleep, [1, 1])\n")
     report = doctor(sys.executable, pool)
     (libgomp,) = report.told["program"]["runtimes"]
-    assert len(libgomp["pids"]) == 3 and "libgomp-fork" not in report.names()
+    # Now and then it is seen in a child that is about to become the resource tracker, too.
+    assert len(libgomp["pids"]) in (3, 4) and "libgomp-fork" not in report.names()
 
 
 def test_text_fits_80_columns_and_says_the_worst_first(so, environment, tmp_path):
