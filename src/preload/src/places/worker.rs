@@ -151,18 +151,29 @@ fn take(now: u64, mask: &CpuMask, allowed: UserMask) -> bool {
 impl Shared {
     fn choose(&mut self, ledger: Ledger<'_>, index: usize, level: Level, user: &CpuMask) -> Option<CpuMask> {
         self.know_of(user);
-        let mut mask = None;
         bury(ledger, index);
+        let mut chosen = None;
         agree(ledger, index, Whose::All, |attempt| {
             self.weigh(ledger, index, Whose::All);
             // A pool's workers start at once, and all find the same place the best.
             let turn = if attempt == 1 { 0 } else { index };
-            let worker = place::for_worker(&self.topology, &self.load, level, turn);
-            self.worker = worker.as_ref().and_then(|worker| self.number_at(worker.cpu));
-            mask = worker.map(|worker| worker.mask);
-            self.claim(ledger, index)
+            chosen = place::for_worker(&self.topology, &self.load, level, turn).map(|worker| worker.cpu);
+            self.worker = chosen.and_then(|cpu| self.number_at(cpu));
+            let cpus = self.claim(ledger, index);
+            self.weigh(ledger, index, Whose::All);
+            match chosen.filter(|&cpu| place::should_move(&self.topology, &self.load, level, cpu)) {
+                // There is a core for everybody, so it wants this one for itself.
+                Some(cpu) => self.core_at(cpu),
+                None => cpus,
+            }
         });
-        mask
+        self.weigh(ledger, index, Whose::All);
+        chosen.map(|cpu| place::refresh(&self.topology, &self.load, level, cpu))
+    }
+
+    fn core_at(&self, position: u16) -> CpuMask {
+        let core = self.topology.cpus().get(usize::from(position)).map_or(&[][..], |cpu| self.topology.core(cpu.core));
+        CpuMask::of(core.iter().map(|cpu| cpu.number.into()))
     }
 
     fn number_at(&self, position: u16) -> Option<u16> {
