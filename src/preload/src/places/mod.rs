@@ -161,12 +161,11 @@ fn has_to_yield(ledger: Ledger<'_>, index: usize, cpus: &CpuMask, whose: Whose) 
     !ledger.is_first(index) && is_claimed(ledger, index, cpus, index, whose)
 }
 
-/// Chooses by `choose`, which is told which attempt it is, claims what it chose and says what that is, until
-/// nobody else claims the same. After some
+/// Chooses by `choose`, which claims what it chose and says what that is, until nobody else claims the same. After some
 /// tries the one with the earlier slot stays, and the other is told to look again.
-fn agree(ledger: Ledger<'_>, index: usize, whose: Whose, mut choose: impl FnMut(usize) -> CpuMask) {
+fn agree(ledger: Ledger<'_>, index: usize, whose: Whose, mut choose: impl FnMut() -> CpuMask) {
     for attempt in 1..=TRIES {
-        let cpus = choose(attempt);
+        let cpus = choose();
         if !is_claimed(ledger, index, &cpus, usize::MAX, whose) {
             return;
         }

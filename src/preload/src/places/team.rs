@@ -328,7 +328,7 @@ impl Shared {
     /// Chooses places, claims them, and pins threads to them.
     #[inline(never)]
     fn arrange(&mut self, ledger: Ledger<'_>, index: usize) {
-        agree(ledger, index, Whose::Busy, |_| {
+        agree(ledger, index, Whose::Busy, || {
             self.plan(ledger, index, Whose::All);
             if self.team.waits() && bury(ledger, index) {
                 self.plan(ledger, index, Whose::All);

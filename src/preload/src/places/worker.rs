@@ -8,7 +8,7 @@
 //! Its memory needs nothing of us: Linux takes it from the node that a thread runs on, unless the user has set another
 //! policy.
 
-use super::{Shared, Whose, agree, bury, stack, with};
+use super::{Shared, TRIES, Whose, bury, is_claimed, stack, with};
 use crate::budget;
 use crate::state::{self, PINS};
 use crate::sys;
@@ -17,6 +17,9 @@ use knlfix_core::cpumask::CpuMask;
 use knlfix_core::ledger::Ledger;
 use knlfix_core::pins::{RuntimeId, UserMask};
 use knlfix_core::place::{self, Level};
+
+/// 100 microseconds each: so often the worker with the earlier slot looks whether the other one has gone elsewhere.
+const NAPS: usize = 10;
 
 /// Who "pins" a worker to its place.
 pub(crate) const PLACE: RuntimeId = RuntimeId::MAX;
@@ -148,25 +151,41 @@ fn take(now: u64, mask: &CpuMask, allowed: UserMask) -> bool {
     true
 }
 
+fn after_a_nap(is_so: impl FnOnce() -> bool) -> bool {
+    sys::nap();
+    is_so()
+}
+
 impl Shared {
     fn choose(&mut self, ledger: Ledger<'_>, index: usize, level: Level, user: &CpuMask) -> Option<CpuMask> {
         self.know_of(user);
         bury(ledger, index);
         let mut chosen = None;
-        agree(ledger, index, Whose::All, |attempt| {
+        for attempt in 0..TRIES {
             self.weigh(ledger, index, Whose::All);
             // A pool's workers start at once, and all find the same place the best.
-            let turn = if attempt == 1 { 0 } else { index };
-            chosen = place::for_worker(&self.topology, &self.load, level, turn).map(|worker| worker.cpu);
-            self.worker = chosen.and_then(|cpu| self.number_at(cpu));
-            let cpus = self.claim(ledger, index);
+            let turn = if attempt == 0 { 0 } else { index };
+            let cpu = place::for_worker(&self.topology, &self.load, level, turn)?.cpu;
+            chosen = Some(cpu);
+            let was_free = self.load.get(usize::from(cpu)) == Some(&0);
+            self.worker = self.number_at(cpu);
+            let mut cpus = self.claim(ledger, index);
             self.weigh(ledger, index, Whose::All);
-            match chosen.filter(|&cpu| place::should_move(&self.topology, &self.load, level, cpu)) {
+            if place::should_move(&self.topology, &self.load, level, cpu) {
                 // There is a core for everybody, so it wants this one for itself.
-                Some(cpu) => self.core_at(cpu),
-                None => cpus,
+                cpus = self.core_at(cpu);
             }
-        });
+            // Of two that chose it in one moment the one with the later slot goes. Who stays there all the same was
+            // there before, and does not look again.
+            let is_mine = || !is_claimed(ledger, index, &cpus, usize::MAX, Whose::All);
+            let can_wait = was_free && !is_claimed(ledger, index, &cpus, index, Whose::All);
+            if is_mine() || can_wait && (0..NAPS).any(|_| after_a_nap(is_mine)) {
+                break;
+            }
+            if attempt + 1 == TRIES {
+                ledger.signal();
+            }
+        }
         self.weigh(ledger, index, Whose::All);
         chosen.map(|cpu| place::refresh(&self.topology, &self.load, level, cpu))
     }
