@@ -1,4 +1,4 @@
-//! `knlfix`: runs a program under libknlfix, shows what the library is told by the environment and which process may run
+//! `knlfix`: runs a program under libknlfix, tells where its time went, shows what the library is told by the environment and which process may run
 //! on which CPU, and cleans up after killed programs.
 //!
 //! Exit status: the program's own; 2 for a wrong command line; 125 when `knlfix` itself fails, 126 when the program can't be
@@ -12,6 +12,7 @@ mod json;
 mod map;
 mod node;
 mod pages;
+mod report;
 mod run;
 mod top;
 
@@ -48,6 +49,8 @@ enum Command {
 enum Shown {
     /// Run a program with libknlfix.so preloaded
     Run(run::Arguments),
+    /// Tell where the time of a program and of all its children went
+    Report(report::Arguments),
     /// Show the variables that configure the library, with their current values
     Env(env::Arguments),
     /// Draw which process may run on which CPU
@@ -75,6 +78,7 @@ const FAILED: u8 = 125;
 fn main() -> ExitCode {
     let outcome = match Arguments::<Command>::parse().command {
         Command::Shown(Shown::Run(arguments)) => run::run(&arguments).map(|()| 0),
+        Command::Shown(Shown::Report(arguments)) => report::report(&arguments),
         Command::Shown(Shown::Env(arguments)) => env::env(&arguments).map(|()| 0),
         Command::Shown(Shown::Map(arguments)) => map::map(&arguments),
         Command::Shown(Shown::Top(arguments)) => top::top(&arguments).map(|()| 0),

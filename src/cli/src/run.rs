@@ -24,7 +24,17 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
-    let library = match &arguments.library {
+    let [program, rest @ ..] = arguments.program.as_slice() else {
+        return Err(Failure::new("no program given"));
+    };
+    let preload = preload(arguments.library.as_deref())?;
+    let error = Command::new(program).args(rest).env("LD_PRELOAD", preload).exec();
+    Err(Failure::not_started(program, &error))
+}
+
+/// `LD_PRELOAD` with the library in it.
+pub(crate) fn preload(library: Option<&Path>) -> Result<OsString, Failure> {
+    let library = match library {
         Some(file) => file.canonicalize().map_err(|error| Failure::new(format!("{}: {error}", file.display())))?,
         None => beside_the_command()?,
     };
@@ -32,12 +42,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
         let shown = library.display();
         return Err(Failure::new(format!("{shown}: LD_PRELOAD can't hold a path with a blank or a colon; move it")));
     }
-    let [program, rest @ ..] = arguments.program.as_slice() else {
-        return Err(Failure::new("no program given"));
-    };
-    let preload = with_library(env::var_os("LD_PRELOAD").as_deref(), &library);
-    let error = Command::new(program).args(rest).env("LD_PRELOAD", preload).exec();
-    Err(Failure::not_started(program, &error))
+    Ok(with_library(env::var_os("LD_PRELOAD").as_deref(), &library))
 }
 
 pub(crate) fn beside_the_command() -> Result<PathBuf, Failure> {

@@ -27,7 +27,7 @@ struct Malformed;
 const SWITCH: &str = "on|off";
 
 /// The table.
-pub static KNOBS: [Knob; 19] = [
+pub static KNOBS: [Knob; 21] = [
     Knob {
         name: "KNLFIX",
         default: "on",
@@ -180,6 +180,28 @@ pub static KNOBS: [Knob; 19] = [
         apply: |config, value| path(&mut config.log_file, value),
         show: |config, out| write!(out, "{}", Lossy(config.log_file.as_bytes())),
     },
+    Knob {
+        name: "KNLFIX_REPORT",
+        default: "off",
+        values: "off|1|FILE",
+        doc: "when the first program that has this variable ends, tell where the time of it and of all its children went: in a table on standard error (1), or as JSON in FILE",
+        apply: |config, value| match one_of(value, &["off", "0", "no", "false"]) {
+            true => path(&mut config.report, b""),
+            false => path(&mut config.report, value),
+        },
+        show: |config, out| match config.report.is_empty() {
+            true => out.write_str("off"),
+            false => write!(out, "{}", Lossy(config.report.as_bytes())),
+        },
+    },
+    Knob {
+        name: "KNLFIX_REPORT_DIR",
+        default: "",
+        values: "DIR",
+        doc: "set by `knlfix report`: the directory in which processes keep their records",
+        apply: |config, value| path(&mut config.report_dir, value),
+        show: |config, out| write!(out, "{}", Lossy(config.report_dir.as_bytes())),
+    },
 ];
 
 /// Longest [`KNLFIX_LOG_FILE`](KNOBS), in bytes, without the NUL.
@@ -279,6 +301,10 @@ pub struct Config {
     pub log: LevelFilter,
     /// `KNLFIX_LOG_FILE`: a path, or nothing for standard error. Copied, as a program may overwrite its environment.
     pub log_file: Text<PATH>,
+    /// `KNLFIX_REPORT`: empty for none, `1` for a table.
+    pub report: Text<PATH>,
+    /// `KNLFIX_REPORT_DIR`
+    pub report_dir: Text<PATH>,
 }
 
 impl Default for Config {
@@ -310,6 +336,8 @@ impl Config {
             runtimes: RuntimeList::EMPTY,
             log: LevelFilter::Off,
             log_file: Text::new(),
+            report: Text::new(),
+            report_dir: Text::new(),
         }
     }
 

@@ -11,6 +11,7 @@
 //! * [`share`]: how many of the budget's threads a process may take
 //! * [`config`]: the one table of environment variables
 //! * [`files`], [`process`]: the kernel's small text files, and processes as they show them
+//! * [`record`]: what a process writes down of itself for the report
 //! * [`topology`]: which CPUs share a core, a tile, a NUMA node and a package
 //! * [`text`]: formatting into a fixed buffer
 #![cfg_attr(not(test), no_std)]
@@ -25,6 +26,7 @@ pub mod ledger;
 pub mod pins;
 pub mod place;
 pub mod process;
+pub mod record;
 pub mod share;
 pub mod text;
 pub mod topology;

@@ -165,6 +165,21 @@ impl Dso {
         walk.found
     }
 
+    /// The name for a report: of a Python package's library, the package too.
+    pub(crate) fn label(&self) -> &[u8] {
+        let path = self.path.to_bytes();
+        let after = |folder: &[u8]| {
+            let at = path.windows(folder.len()).rposition(|part| part == folder)?;
+            path.get(at + folder.len()..)
+        };
+        after(b"/site-packages/").or_else(|| after(b"/dist-packages/")).unwrap_or(self.name.as_bytes())
+    }
+
+    /// The loader's path of it.
+    pub(crate) fn path(&self) -> &'static CStr {
+        self.path
+    }
+
     fn new(object: Option<Object>, dynamic: usize, span: core::ops::Range<usize>, path: &'static CStr) -> Self {
         let soname = object.as_ref().map_or(c"", |object| object.soname());
         let is_program = path.is_empty();

@@ -38,6 +38,7 @@ mod elf;
 mod hooks;
 mod log;
 mod next;
+mod observe;
 mod places;
 mod process;
 mod runtimes;
@@ -50,6 +51,7 @@ mod sys;
 fn start() {
     state::config();
     places::worker::started();
+    observe::started();
 }
 
 #[cfg(not(test))]

@@ -349,3 +349,66 @@ pub(crate) fn wake(word: &AtomicU32) {
     // SAFETY: the address is only a name.
     let _ = unsafe { call(libc::SYS_futex, [word.as_ptr() as usize, operation as usize, 1]) };
 }
+
+// For the report.
+
+/// Makes a directory of our own.
+pub(crate) fn make_directory(path: &CStr) -> Result<()> {
+    // SAFETY: a C string, and a plain number.
+    unsafe { call(libc::SYS_mkdirat, [libc::AT_FDCWD as usize, path.as_ptr() as usize, 0o700]) }.map(drop)
+}
+
+/// The directory that the process is in, into the buffer; the length without the NUL that ends it.
+pub(crate) fn current_directory(buffer: &mut [u8]) -> Result<usize> {
+    // SAFETY: the buffer is ours to write.
+    let length = unsafe { call(libc::SYS_getcwd, [buffer.as_mut_ptr() as usize, buffer.len()]) }?;
+    Ok(length.saturating_sub(1))
+}
+
+/// Nanoseconds of the monotonic clock.
+pub(crate) fn monotonic_ns() -> u64 {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: a place for the answer.
+    unsafe { crate::next::clock_gettime()(libc::CLOCK_MONOTONIC, &raw mut time) };
+    (time.tv_sec as u64).wrapping_mul(1_000_000_000).wrapping_add(time.tv_nsec as u64)
+}
+
+/// What the process has used (`RUSAGE_SELF`), or its children that were waited for (`RUSAGE_CHILDREN`).
+pub(crate) fn usage(who: c_int) -> libc::rusage {
+    // SAFETY: plain numbers are a valid `rusage`.
+    let mut usage = unsafe { core::mem::zeroed::<libc::rusage>() };
+    // SAFETY: a place for the answer.
+    let _ = unsafe { call(libc::SYS_getrusage, [who as usize, (&raw mut usage) as usize]) };
+    usage
+}
+
+/// Runs the first of these programs that is there, and waits for it. It is forked without a handler of anybody's, and
+/// no signal tells of its end.
+pub(crate) fn run(
+    programs: &[&CStr],
+    arguments: &[*const core::ffi::c_char],
+    environment: &[*const core::ffi::c_char],
+) -> bool {
+    const NOT_THERE: usize = 127;
+    let before = block_signals();
+    // SAFETY: a copy of this process, which goes on here, on a copy of this stack, and does nothing but what follows.
+    let child = unsafe { call(libc::SYS_clone, [0, 0, 0, 0, 0]) };
+    if child == Ok(0) {
+        set_blocked_signals(before);
+        for program in programs {
+            let args = [program.as_ptr() as usize, arguments.as_ptr() as usize, environment.as_ptr() as usize];
+            // SAFETY: C strings, and lists of them that end in null.
+            let _ = unsafe { call(libc::SYS_execve, args) };
+        }
+        exit(NOT_THERE as c_int);
+    }
+    let mut status: c_int = -1;
+    if let Ok(child) = child {
+        // SAFETY: a place for the answer.
+        let wait = || unsafe { call(libc::SYS_wait4, [child, (&raw mut status) as usize, libc::__WALL as usize, 0]) };
+        let mut wait = wait;
+        while wait() == Err(libc::EINTR) {}
+    }
+    set_blocked_signals(before);
+    child.is_ok() && (status >> 8) as usize != NOT_THERE
+}

@@ -3,12 +3,14 @@
 use super::Target;
 use super::repair::Widened;
 use crate::caller::{self, Caller, Kind};
+use crate::observe as report;
 use crate::places::{self, team, worker};
 use crate::process::fork;
 use crate::site::Site;
 use crate::state::{self, PINS};
 use crate::sys;
 use knlfix_core::pins::Seen;
+use knlfix_core::record::Event;
 
 /// Makes the call `set`, which returns whether it succeeded with its result, and notes who set what. `size` is that of
 /// the mask in bytes, as the caller gave it.
@@ -44,6 +46,7 @@ fn by_runtime<R>(caller: &Caller, set: impl FnOnce() -> (bool, R)) -> R {
     match PINS.set_by_runtime(thread, &before, &after, runtime, sys::alive) {
         Seen::Pinned => {
             log::debug!("pin: thread {tid}, {before} -> {after}, set by {name}");
+            report::count(Event::Pin);
             team::pinned(thread, &after, runtime);
         }
         Seen::Lifted => {
@@ -96,6 +99,7 @@ fn by_user<R>(target: Target, caller: &Caller, set: impl FnOnce() -> (bool, R)) 
         Target::Key(key) => PINS.forget(key),
         Target::Tid(tid) => state::active() && PINS.forget_tid(tid),
     };
+    report::count(Event::UserMask);
     if log::log_enabled!(log::Level::Debug) {
         tell(target, caller, was_pinned);
     }

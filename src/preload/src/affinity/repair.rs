@@ -3,12 +3,14 @@
 //! * a fork is repaired in the child ([`adopt`], [`settle`]): the parent is not touched
 //! * every other child inherits the right mask: the calling thread is [`widened`](Widened) for the length of the call
 
+use crate::observe;
 use crate::places::{self, worker};
 use crate::state::{self, PINS};
 use crate::sys;
 use core::sync::atomic::{AtomicBool, Ordering};
 use knlfix_core::cpumask::{CpuMask, SparseMask};
 use knlfix_core::pins::RuntimeId;
+use knlfix_core::record::Event;
 
 /// The user mask under the calling thread's pin, and the pin's fingerprint, if it is pinned and its children are to be
 /// repaired.
@@ -109,6 +111,9 @@ impl Widened {
         let myself = sys::this_thread();
         PINS.mark_widened(myself, fingerprint, true);
         let wide = if restore(what, user) { sys::fingerprint_of(0).ok() } else { None };
+        if wide.is_some() {
+            observe::count(Event::Repair);
+        }
         if wide.is_none() {
             PINS.mark_widened(myself, fingerprint, false);
         }

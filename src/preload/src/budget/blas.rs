@@ -26,6 +26,7 @@
 use super::resolve::{self, Sites};
 use super::{Governor, Region};
 use crate::dso::Dso;
+use crate::observe::Source;
 use crate::state;
 use crate::sys;
 use core::arch::naked_asm;
@@ -129,16 +130,17 @@ struct Begun {
     caller: Option<&'static Caller>,
 }
 
-/// What is known of a call site: the routine, and the number of its library (0 for none that we govern).
-static SITES: Sites<4096, 2> = Sites::new();
+/// What is known of a call site: the routine, the number of its library (0 for none that we govern), and who calls.
+static SITES: Sites<4096, 3> = Sites::new();
 
 /// The routine behind the stub is called from `site`, with the stack at `stack`.
 unsafe extern "C" fn begin(stub: usize, site: usize, stack: usize) -> Begun {
     // User addresses have 47 bits, and our stubs are not as far apart as the rest can tell.
-    let [real, library] = SITES.get(site << 17 | stub & 0x1_ffff, || find(stub, site));
+    let [real, library, source] = SITES.get(site << 17 | stub & 0x1_ffff, || find(stub, site));
     let governed = LIBRARIES.get(library.wrapping_sub(1)).and_then(|library| Some((library, Caller::this_thread()?)));
     let governed = governed.filter(|_| is_deep_enough(stack));
-    let caller = governed.and_then(|(library, caller)| caller.begin(library, stack).then_some(caller));
+    let caller =
+        governed.and_then(|(library, caller)| caller.begin(library, Source::unpack(source), stack).then_some(caller));
     Begun { real, caller }
 }
 
@@ -161,17 +163,17 @@ pub(crate) fn inside() -> bool {
 
 #[cold]
 #[inline(never)]
-fn find(stub: usize, site: usize) -> [usize; 2] {
+fn find(stub: usize, site: usize) -> [usize; 3] {
     /// Called in place of a routine that is nowhere.
     unsafe extern "C" fn nothing() {}
     let object = Dso::around(stub).and_then(|dso| dso.object);
     let name = object.as_ref().and_then(|object| object.name_of(stub)).unwrap_or(c"");
     let Some(real) = resolve::real(name, site) else {
         log::warn!("no BLAS that has {} is loaded: a call of it does nothing", name.to_str().unwrap_or("?"));
-        return [nothing as *const () as usize, 0];
+        return [nothing as *const () as usize, 0, 0];
     };
     let library = if super::is_on(Governor::OpenBlas) { Library::of(real) } else { 0 };
-    [real, library]
+    [real, library, Source::at(Governor::OpenBlas, site).pack()]
 }
 
 // The threads that call ----------------------------------------------------------------------------------------------
@@ -234,7 +236,7 @@ impl Caller {
     }
 
     /// Begins a call of `library`; false if the thread is already in one.
-    fn begin(&'static self, library: &'static Library, stack: usize) -> bool {
+    fn begin(&'static self, library: &'static Library, source: Source, stack: usize) -> bool {
         let outermost = self.stack.load(Ordering::Relaxed);
         if outermost != 0 {
             if stack < outermost {
@@ -246,7 +248,7 @@ impl Caller {
             return false;
         }
         let number = library.number();
-        let region = super::enter(library.most(number));
+        let region = super::enter(source, library.most(number));
         let lowered = if region.threads < number || library.is_lowered() {
             library.lower(region)
         } else {

@@ -50,21 +50,26 @@ pub(super) fn variable(name: &[u8]) -> Option<&'static [u8]> {
 
 /// The farthest ancestor from which this process inherited `KNLFIX_SCOPE`.
 fn root_of_tree() -> i32 {
+    farthest_with(|line| line.eq_ignore_ascii_case(b"KNLFIX_SCOPE=tree"))
+}
+
+/// The farthest ancestor in an unbroken row that was started with a variable that fits.
+pub(crate) fn farthest_with(fits: impl Fn(&[u8]) -> bool) -> i32 {
     let mut root = sys::getpid();
     // No tree is deeper than this, and a parent's number may be given out anew while we climb.
     for _ in 0..64 {
         match parent_of(root) {
-            Some(parent) if parent > 1 && asks_for_tree(parent) => root = parent,
+            Some(parent) if parent > 1 && has_variable(parent, &fits) => root = parent,
             _ => break,
         }
     }
     root
 }
 
-/// Whether a process was started with `KNLFIX_SCOPE=tree`.
-fn asks_for_tree(pid: i32) -> bool {
+/// Whether a process was started with a variable that fits.
+fn has_variable(pid: i32, fits: impl Fn(&[u8]) -> bool) -> bool {
     let environ = path(format_args!("/proc/{pid}/environ"));
-    contains_line(c_path(&environ), |line| line.eq_ignore_ascii_case(b"KNLFIX_SCOPE=tree"))
+    contains_line(c_path(&environ), fits)
 }
 
 /// Whether a file of lines that end in NUL has one that fits. Longer lines than 256 bytes do not.

@@ -21,9 +21,10 @@
 use super::ballast::{self, Ballast};
 use super::llvm::Runtime;
 use super::resolve::{self, Sites};
-use super::{Governor, Region, forked};
+use super::{Governor, Region, forked, mkl};
 use crate::dso::Dso;
 use crate::next::Any;
+use crate::observe::{Begun as Observed, Source};
 use crate::places::team;
 use crate::state;
 use crate::sys;
@@ -168,15 +169,15 @@ struct Begun {
     region: Option<Region>,
 }
 
-/// What is known of a region: the definition to call, and the copy of libgomp with [`RESIZES`].
-static SITES: Sites<2048, 2> = Sites::new();
+/// What is known of a region: the definition to call, the copy of libgomp with [`RESIZES`], and who calls.
+static SITES: Sites<2048, 3> = Sites::new();
 /// In a copy's address: default-sized regions may be given fewer threads.
 const RESIZES: usize = 1;
 
 fn begin(entry: usize, name: &CStr, function: Function, asked: c_uint) -> Begun {
     let function = function as usize;
-    let [real, copy] = SITES.get(function << 5 | entry, || find(name, function));
-    let real = definition(real);
+    let [real, copy, source] = SITES.get(function << 5 | entry, || find(name, function));
+    let (real, source) = (definition(real), Source::unpack(source));
     let as_asked = Begun { real, threads: asked, region: None };
     // SAFETY: an element of COPIES, or null.
     let Some(known) = (unsafe { ((copy & !RESIZES) as *const Copy).as_ref() }) else { return as_asked };
@@ -190,7 +191,7 @@ fn begin(entry: usize, name: &CStr, function: Function, asked: c_uint) -> Begun 
     }
     let ask = if asked == 0 { known.max_threads() } else { asked };
     if asked == 0 && ask > 1 && copy & RESIZES != 0 {
-        let region = super::enter_held(ask, &known.held);
+        let region = super::enter_held(source, ask, &known.held);
         relax(llvm, region);
         // All of it is what libgomp would do by itself.
         let threads = if region.threads == ask { 0 } else { region.threads };
@@ -200,7 +201,7 @@ fn begin(entry: usize, name: &CStr, function: Function, asked: c_uint) -> Begun 
         // A BLAS that runs on OpenMP: the call has a region of its own.
         return as_asked;
     }
-    let (region, is_squeezed) = super::enter_explicit(ask);
+    let (region, is_squeezed) = super::enter_explicit(source, ask);
     if ask > 1 && llvm.is_none() {
         ballast::weigh(known, ask, is_squeezed && region.waits_passively());
     }
@@ -221,16 +222,18 @@ fn definition(address: usize) -> Option<*const c_void> {
 
 #[cold]
 #[inline(never)]
-fn find(name: &CStr, function: usize) -> [usize; 2] {
-    let Some(real) = resolve::real(name, function) else { return [0, 0] };
+fn find(name: &CStr, function: usize) -> [usize; 3] {
+    let Some(real) = resolve::real(name, function) else { return [0, 0, 0] };
     if !state::config().enabled {
-        return [real, 0];
+        return [real, 0, 0];
     }
     forked::watch();
     let copy = if super::is_on(Governor::Libgomp) { Copy::for_region(function) } else { None };
-    let Some(copy) = copy else { return [real, 0] };
+    let Some(copy) = copy else { return [real, 0, 0] };
     let flags = if may_resize(function, copy.llvm().is_some()) { RESIZES } else { 0 };
-    [real, core::ptr::from_ref(copy) as usize | flags]
+    let governor = if copy.llvm().is_some() { Governor::LlvmOpenmp } else { Governor::Libgomp };
+    let source = Source::at(if mkl::is_layer(function) { Governor::Mkl } else { governor }, function);
+    [real, core::ptr::from_ref(copy) as usize | flags, source.pack()]
 }
 
 /// Whether the object that holds a region never asks how many threads it could have. Code that is in no object may be
@@ -378,6 +381,7 @@ struct Half {
     end: AtomicUsize,
     threads: AtomicU32,
     process: AtomicI32,
+    observed: AtomicU64,
 }
 
 static HALVES: [Half; 256] = [const {
@@ -387,13 +391,14 @@ static HALVES: [Half; 256] = [const {
         end: AtomicUsize::new(0),
         threads: AtomicU32::new(0),
         process: AtomicI32::new(0),
+        observed: AtomicU64::new(0),
     }
 }; 256];
 static TURN: AtomicU32 = AtomicU32::new(0);
 
 /// Keeps a region until its end. Where there is no room for it, it is not governed.
 fn open(begun: &Begun, function: Function) {
-    let region = begun.region.unwrap_or(Region { threads: 0, is_crowded: false, process: 0 });
+    let region = begun.region.unwrap_or(Region::unknown(0));
     let is_free =
         |half: &&Half| half.thread.compare_exchange(0, sys::thread_key(), Ordering::Relaxed, Ordering::Relaxed).is_ok();
     let Some(half) = HALVES.iter().find(is_free) else { return super::leave(region) };
@@ -401,6 +406,7 @@ fn open(begun: &Begun, function: Function) {
     half.end.store(end_for(function as usize), Ordering::Relaxed);
     half.threads.store(region.threads, Ordering::Relaxed);
     half.process.store(region.process, Ordering::Relaxed);
+    half.observed.store(region.begun.bits(), Ordering::Relaxed);
 }
 
 /// The calling thread's innermost region: its real end, and what to leave.
@@ -410,14 +416,14 @@ fn close() -> Option<(usize, Option<Region>)> {
     let mine = HALVES.iter().filter(|half| half.thread.load(Ordering::Relaxed) == myself);
     let half = mine.min_by_key(|half| now.wrapping_sub(half.turn.load(Ordering::Relaxed)))?;
     let (threads, process) = (half.threads.load(Ordering::Relaxed), half.process.load(Ordering::Relaxed));
-    let end = half.end.load(Ordering::Relaxed);
+    let (end, begun) = (half.end.load(Ordering::Relaxed), Observed::from_bits(half.observed.load(Ordering::Relaxed)));
     half.thread.store(0, Ordering::Relaxed);
-    Some((end, Some(Region { threads, is_crowded: false, process })))
+    Some((end, Some(Region { threads, process, begun })))
 }
 
 /// The `GOMP_parallel_end` that a call from around `address` means.
 fn end_for(address: usize) -> usize {
     let name = c_name!(GOMP_parallel_end);
-    let find = || [resolve::real(name, address).unwrap_or(0), 0];
+    let find = || [resolve::real(name, address).unwrap_or(0), 0, 0];
     SITES.get(address << 5 | Entry::GOMP_parallel_end as usize, find)[0]
 }

@@ -27,6 +27,7 @@ use super::{Governor, Region, is_on, mkl, start_share};
 use crate::dso::Dso;
 use crate::elf::Object;
 use crate::hooks::with_stack;
+use crate::observe::Source;
 use crate::places::team;
 use crate::{state, sys};
 use core::arch::naked_asm;
@@ -289,26 +290,27 @@ fn environment_has(names: &[&[u8]]) -> bool {
 /// Threads whose next region has a number of its own.
 static EXPLICIT: Marks = Marks::new();
 
-/// What is known of a call site: the function it means, the runtime, and in the runtime's low bits:
+/// What is known of a call site: the function it means, the runtime, who calls, and in the runtime's low bits:
 const GOVERNED: usize = 1;
 const BY_ONE_WHO_ASKS: usize = 2;
 const BY_RUNTIME: usize = 4;
 
-static FORKS: Sites<1024, 2> = Sites::new();
+static FORKS: Sites<1024, 3> = Sites::new();
 
 #[cold]
 #[inline(never)]
-fn find_fork(site: usize, name: &CStr, missing: usize) -> [usize; 2] {
-    let Some(function) = resolve::real(name, site) else { return [missing, 0] };
-    let Some(runtime) = Runtime::around(function) else { return [function, 0] };
+fn find_fork(site: usize, name: &CStr, missing: usize) -> [usize; 3] {
+    let Some(function) = resolve::real(name, site) else { return [missing, 0, 0] };
+    let Some(runtime) = Runtime::around(function) else { return [function, 0, 0] };
     let caller = Dso::around(site);
     if caller.as_ref().is_some_and(|dso| dso.dynamic == runtime.dynamic.load(Ordering::Relaxed)) {
-        return [function, runtime.pack() | BY_RUNTIME];
+        return [function, runtime.pack() | BY_RUNTIME, 0];
     }
     let asks = caller.and_then(|dso| dso.object).is_some_and(|object| object.imports(&ASKS));
     let governor = if mkl::is_layer(site) { Governor::Mkl } else { Governor::LlvmOpenmp };
     let by = if asks { BY_ONE_WHO_ASKS } else { 0 };
-    [function, runtime.pack() | by | if is_on(governor) { GOVERNED } else { 0 }]
+    let governed = if is_on(governor) { GOVERNED } else { 0 };
+    [function, runtime.pack() | by | governed, Source::at(governor, site).pack()]
 }
 
 /// What the hooks have on the stack.
@@ -328,7 +330,7 @@ struct Frame {
 }
 
 // The assembly makes room for it.
-const _: () = assert!(size_of::<Frame>() == 112 && size_of::<Region>() == 12);
+const _: () = assert!(size_of::<Frame>() == 112 && size_of::<Region>() == 16);
 
 /// How to go on: with which function, and whether [`after`] is to be called when it returns.
 #[repr(C)]
@@ -352,17 +354,17 @@ unsafe extern "C" fn before_fork_call(frame: &mut Frame) -> Way {
 unsafe extern "C" fn before_fork_call_if(frame: &mut Frame) -> Way {
     let site = frame.site;
     let missing = serial_fork_call_if as *const () as usize;
-    let [function, known] = FORKS.get(site | 1 << 48, || find_fork(site, c"__kmpc_fork_call_if", missing));
+    let [function, known, source] = FORKS.get(site | 1 << 48, || find_fork(site, c"__kmpc_fork_call_if", missing));
     // The fourth argument is the condition; without it the caller runs the region alone.
     if frame.rcx as c_int == 0 {
         EXPLICIT.take();
         return Way::past_us(function);
     }
-    before(frame, [function, known])
+    before(frame, [function, known, source])
 }
 
 #[inline]
-fn before(frame: &mut Frame, [function, known]: [usize; 2]) -> Way {
+fn before(frame: &mut Frame, [function, known, source]: [usize; 3]) -> Way {
     let Some(runtime) = Runtime::unpack(known) else { return Way::past_us(function) };
     if known & BY_RUNTIME != 0 {
         return Way::past_us(function);
@@ -373,12 +375,13 @@ fn before(frame: &mut Frame, [function, known]: [usize; 2]) -> Way {
     if known & GOVERNED == 0 || runtime.in_parallel() {
         return Way::past_us(function);
     }
+    let source = Source::unpack(source);
     let region = match explicit {
-        Mark::Number(count) => super::enter_fixed(count),
+        Mark::Number(count) => super::enter_fixed(source, count),
         _ => {
             let size = runtime.default_size();
             let may_resize = known & BY_ONE_WHO_ASKS == 0 && explicit == Mark::None;
-            let region = if may_resize { super::enter(size) } else { super::enter_fixed(size) };
+            let region = if may_resize { super::enter(source, size) } else { super::enter_fixed(source, size) };
             if region.threads < size {
                 runtime.push_num_threads(frame.location, region.threads);
             }

@@ -135,6 +135,10 @@ impl Member {
         self.cpus.load(Ordering::Relaxed)
     }
 
+    pub(super) fn budget(&self) -> u32 {
+        self.budget.load(Ordering::Relaxed)
+    }
+
     pub(super) fn share(&self, ask: u32) -> u32 {
         self.grant(ask, self.look(now()).0, self.ledger().held(self.index()))
     }
@@ -459,6 +463,12 @@ fn tell_refused(path: &core::ffi::CStr, refused: &segment::Refused) {
 
 /// When the process ends: gives the slot back, and removes the ledger after the last.
 pub(crate) extern "C" fn at_exit() {
+    crate::observe::ended();
+    give_back();
+    crate::observe::report();
+}
+
+fn give_back() {
     let Some(member) = Member::joined() else { return sweep() };
     if member.process() != sys::getpid() {
         return;

@@ -17,6 +17,7 @@ use super::resolve::{self, Sites};
 use super::{Governor, is_on};
 use crate::dso::Dso;
 use crate::hooks::with_stack;
+use crate::observe::Source;
 use crate::state;
 use core::ffi::c_int;
 
@@ -44,7 +45,7 @@ unsafe extern "C" fn on_get_max_threads(domain: c_int, stack: *const usize) -> c
     let share = super::share(max as u32);
     if share < max as u32 {
         // A call on one thread runs no region, but we are active.
-        super::leave(super::enter_fixed(share));
+        super::leave(super::enter_fixed(Source::NONE, share));
     }
     share as c_int
 }

@@ -29,11 +29,13 @@ mod start;
 mod tbb;
 
 pub(crate) use ballast::is_calling as ballast_is_calling;
+pub(crate) use domain::farthest_with;
 pub(crate) use files::Kernel;
 pub(crate) use member::{allowed_mask, at_exit, now};
 pub(crate) use resolve::objects_changed;
 pub(crate) use start::{is_helper, is_made_by_itself, narrow_answer, narrow_count, start_share};
 
+use crate::observe::{self, Begun, Source};
 use crate::state;
 use crate::sys;
 use core::sync::atomic::AtomicU64;
@@ -45,6 +47,7 @@ use member::Member;
 /// A kind of runtime that has a switch of its own.
 #[derive(Clone, Copy)]
 pub(crate) enum Governor {
+    // In the order of `knlfix_core::record::RUNTIMES`.
     Libgomp,
     LlvmOpenmp,
     Mkl,
@@ -82,67 +85,62 @@ fn shares_anything() -> bool {
 pub(crate) struct Region {
     /// Threads it may run: from 1 to what it asked for.
     pub(crate) threads: u32,
-    /// Other processes of the domain were active when it was entered.
-    is_crowded: bool,
     /// The process that entered it; 0 if nothing was written down. A child forked inside a region leaves it too.
     process: i32,
+    /// What the report has to know of it.
+    begun: Begun,
 }
 
 impl Region {
     /// Whether threads had better sleep than spin in it.
     pub(crate) fn waits_passively(&self) -> bool {
-        self.is_crowded && state::config().wait == Wait::Auto
+        self.begun.is_crowded() && state::config().wait == Wait::Auto
     }
 
     const fn unknown(threads: u32) -> Self {
-        Self { threads, is_crowded: false, process: 0 }
+        Self { threads, process: 0, begun: Begun::NONE }
+    }
+
+    fn new(by: Source, ask: u32, member: Option<&Member>, (threads, is_crowded): (u32, bool)) -> Self {
+        Self {
+            threads,
+            process: member.map_or(0, Member::process),
+            begun: observe::begin(by, ask, threads, is_crowded),
+        }
     }
 }
 
 /// Enters a region that would run `ask` threads.
-pub(crate) fn enter(ask: u32) -> Region {
+pub(crate) fn enter(by: Source, ask: u32) -> Region {
     let ask = ask.max(1);
-    match Member::here() {
-        Some(member) => {
-            let (threads, is_crowded) = member.enter(ask);
-            Region { threads, is_crowded, process: member.process() }
-        }
-        None => Region::unknown(ask),
-    }
+    let member = Member::here();
+    Region::new(by, ask, member, member.map_or((ask, false), |member| member.enter(ask)))
 }
 
 /// Enters a region of a runtime that pays for every change of its team but one to a single thread and back; `held`
 /// keeps the team's size. For a moment after the share has shrunk it may get more.
-pub(crate) fn enter_held(ask: u32, held: &AtomicU64) -> Region {
+pub(crate) fn enter_held(by: Source, ask: u32, held: &AtomicU64) -> Region {
     let ask = ask.max(1);
-    match Member::here() {
-        Some(member) => {
-            let (threads, is_crowded) = member.enter_held(ask, held);
-            Region { threads, is_crowded, process: member.process() }
-        }
-        None => Region::unknown(ask),
-    }
+    let member = Member::here();
+    Region::new(by, ask, member, member.map_or((ask, false), |member| member.enter_held(ask, held)))
 }
 
 /// Enters a region that runs `count` threads whatever we say.
-pub(crate) fn enter_fixed(count: u32) -> Region {
-    enter_explicit(count).0
+pub(crate) fn enter_fixed(by: Source, count: u32) -> Region {
+    enter_explicit(by, count).0
 }
 
 /// As [`enter_fixed`]; also tells whether the region is squeezed: it runs more threads than this process's share.
-pub(crate) fn enter_explicit(count: u32) -> (Region, bool) {
+pub(crate) fn enter_explicit(by: Source, count: u32) -> (Region, bool) {
     let count = count.max(1);
-    match Member::here() {
-        Some(member) => {
-            let (is_crowded, is_squeezed) = member.enter_fixed(count);
-            (Region { threads: count, is_crowded, process: member.process() }, is_squeezed)
-        }
-        None => (Region::unknown(count), false),
-    }
+    let member = Member::here();
+    let (is_crowded, is_squeezed) = member.map_or((false, false), |member| member.enter_fixed(count));
+    (Region::new(by, count, member, (count, is_crowded)), is_squeezed)
 }
 
 /// Leaves a region.
 pub(crate) fn leave(region: Region) {
+    observe::end(region.begun, region.threads);
     if region.process != 0
         && let Some(member) = Member::joined()
         && member.process() == region.process
@@ -170,4 +168,9 @@ pub(crate) fn share(ask: u32) -> u32 {
 /// What a library at its default asks for: the allowed CPUs.
 pub(crate) fn whole() -> u32 {
     Member::here().map_or(u32::MAX, Member::whole)
+}
+
+/// The compute threads that the domain may run, if this process is in one.
+pub(crate) fn size() -> Option<u32> {
+    Member::joined().map(Member::budget)
 }

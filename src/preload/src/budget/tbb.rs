@@ -27,6 +27,7 @@
 use super::resolve;
 use super::{Governor, Region};
 use crate::dso::Dso;
+use crate::observe::Source;
 use crate::sys;
 use core::arch::naked_asm;
 use core::cell::UnsafeCell;
@@ -101,29 +102,29 @@ unsafe extern "C" fn algorithm() {
         ".cfi_adjust_cfa_offset 8",
         "push rcx",
         ".cfi_adjust_cfa_offset 8",
-        "sub rsp, 40",
-        ".cfi_adjust_cfa_offset 40",
+        "sub rsp, 56",
+        ".cfi_adjust_cfa_offset 56",
         "mov rcx, rdi",
         "mov edi, eax",
-        "mov rsi, [rsp + 72]",
+        "mov rsi, [rsp + 88]",
         "mov rdx, rsp",
         "call {before}",
-        "mov rcx, [rsp + 40]",
-        "mov rdx, [rsp + 48]",
-        "mov rsi, [rsp + 56]",
-        "mov rdi, [rsp + 64]",
+        "mov rcx, [rsp + 56]",
+        "mov rdx, [rsp + 64]",
+        "mov rsi, [rsp + 72]",
+        "mov rdi, [rsp + 80]",
         "cmp qword ptr [rsp], 0",
         "je 2f",
         "call rax",
         "mov rdi, rsp",
         "call {after}",
         ".cfi_remember_state",
-        "add rsp, 72",
-        ".cfi_adjust_cfa_offset -72",
+        "add rsp, 88",
+        ".cfi_adjust_cfa_offset -88",
         "ret",
         ".cfi_restore_state",
-        "2: add rsp, 72",
-        ".cfi_adjust_cfa_offset -72",
+        "2: add rsp, 88",
+        ".cfi_adjust_cfa_offset -88",
         "jmp rax",
         ".cfi_endproc",
         personality = sym personality,
@@ -143,7 +144,7 @@ struct Frame {
     open: Option<&'static Open>,
 }
 
-const _: () = assert!(size_of::<Frame>() <= 40);
+const _: () = assert!(size_of::<Frame>() <= 56);
 
 /// Nothing else on a stack looks like this.
 const MARK: usize = 0x6b6e_6c66_6978_5f5f;
@@ -159,14 +160,14 @@ unsafe extern "C" fn before(number: usize, site: usize, frame: *mut Frame, argum
     let (mut algorithm, mut open) = (Algorithm::NONE, None);
     if library.is_classic() {
         let arena = if number == IN_ARENA { argument } else { core::ptr::null_mut() };
-        open = Open::begin(library, arena, frame as usize);
+        open = Open::begin(library, found.source, arena, frame as usize);
         if number == ROOT
             && let Some(open) = open.take()
         {
             open.end();
         }
     } else if library.current() == 0 {
-        algorithm = library.enter(core::ptr::null_mut());
+        algorithm = library.enter(found.source, core::ptr::null_mut());
     }
     if algorithm.library.is_some() || open.is_some() {
         // SAFETY: as above.
@@ -303,7 +304,7 @@ unsafe extern "C" fn on_context_made(context: *mut Context, number: usize, site:
         // SAFETY: it was just made.
         && unsafe { (*context).is_algorithms() }
     {
-        Open::begin(library, core::ptr::null_mut(), context as usize);
+        Open::begin(library, found.source, core::ptr::null_mut(), context as usize);
     }
 }
 
@@ -347,7 +348,7 @@ impl Open {
 
     /// Begins an algorithm of the calling thread, to be [ended](Self::end); `None` if it is not to be counted. An arena
     /// of null is the thread's own.
-    fn begin(library: &'static Library, arena: *mut c_void, stack: usize) -> Option<&'static Self> {
+    fn begin(library: &'static Library, source: Source, arena: *mut c_void, stack: usize) -> Option<&'static Self> {
         let thread = sys::thread_key();
         let known = Self::of(thread);
         if known.is_some_and(|open| stack < open.stack.load(Ordering::Relaxed)) || library.runs_classic_task() {
@@ -359,7 +360,7 @@ impl Open {
         // One may have been left by longjmp().
         open.end();
         // SAFETY: it is the calling thread's.
-        unsafe { *open.algorithm.get() = library.enter(arena) };
+        unsafe { *open.algorithm.get() = library.enter(source, arena) };
         open.stack.store(stack, Ordering::Relaxed);
         Some(open)
     }
@@ -449,6 +450,7 @@ static LIBRARIES: [Library; 8] = [const { Library::new() }; 8];
 struct Found {
     function: *const c_void,
     library: Option<&'static Library>,
+    source: Source,
 }
 
 /// Where there is no TBB, its functions do nothing.
@@ -511,9 +513,9 @@ impl Library {
     fn find(number: usize, site: usize) -> Found {
         let name = NAMES.get(number).copied().unwrap_or(c"");
         let Some(function) = resolve::real(name, site) else {
-            return Found { function: nothing as *const c_void, library: None };
+            return Found { function: nothing as *const c_void, library: None, source: Source::NONE };
         };
-        let found = Found { function: function as *const c_void, library: None };
+        let found = Found { function: function as *const c_void, library: None, source: Source::NONE };
         let Some(library) = Dso::around(function).and_then(|dso| LIBRARIES.iter().find(|library| library.holds(&dso)))
         else {
             return found;
@@ -521,8 +523,9 @@ impl Library {
         // Another preload may have a function of that name.
         match Dso::around(site) {
             Some(dso) if library.hooked(number) as usize == function => {
-                Caller::remember(&dso, library);
-                Found { library: library.for_calls_of(&dso), ..found }
+                let source = Source::of(Governor::Tbb, &dso);
+                Caller::remember(&dso, library, source);
+                Found { library: library.for_calls_of(&dso), source, ..found }
             }
             _ => found,
         }
@@ -615,14 +618,14 @@ impl Library {
     }
 
     #[inline]
-    fn enter(&'static self, arena: *mut c_void) -> Algorithm {
+    fn enter(&'static self, source: Source, arena: *mut c_void) -> Algorithm {
         let (most, limit) = (self.max_concurrency(arena), self.limit());
         if most > limit && self.stretches.load(Ordering::Relaxed) && most > super::whole() && limit >= super::whole() {
             // More than there are CPUs was asked for, and no control of ours could be taken back without a trace.
-            return Algorithm { library: Some(self), region: super::enter_fixed(most), workers: 0 };
+            return Algorithm { library: Some(self), region: super::enter_fixed(source, most), workers: 0 };
         }
         let ask = most.min(limit);
-        let region = super::enter(ask);
+        let region = super::enter(source, ask);
         if region.threads == ask && self.installed.load(Ordering::Acquire) == 0 {
             return Algorithm { library: Some(self), region, workers: 0 };
         }
@@ -730,6 +733,7 @@ struct Caller {
     end: AtomicUsize,
     library: AtomicPtr<Library>,
     is_governed: AtomicBool,
+    source: AtomicUsize,
 }
 
 static CALLERS: [Caller; 32] = [const {
@@ -738,6 +742,7 @@ static CALLERS: [Caller; 32] = [const {
         end: AtomicUsize::new(0),
         library: AtomicPtr::new(core::ptr::null_mut()),
         is_governed: AtomicBool::new(false),
+        source: AtomicUsize::new(0),
     }
 }; 32];
 
@@ -754,11 +759,12 @@ impl Caller {
         let library = unsafe { self.library.load(Ordering::Relaxed).as_ref() }?;
         let function = library.hooked(number);
         let library = if self.is_governed.load(Ordering::Relaxed) { Some(library) } else { None };
-        (!function.is_null()).then_some(Found { function, library })
+        let source = Source::unpack(self.source.load(Ordering::Relaxed));
+        (!function.is_null()).then_some(Found { function, library, source })
     }
 
     /// Where there is no room, the object's calls are looked up each time.
-    fn remember(dso: &Dso, library: &'static Library) {
+    fn remember(dso: &Dso, library: &'static Library, source: Source) {
         let free = CALLERS.iter().find(|caller| {
             let place = &caller.start;
             place.load(Ordering::Relaxed) == 0
@@ -767,6 +773,7 @@ impl Caller {
         if let Some(caller) = free {
             caller.library.store(core::ptr::from_ref(library).cast_mut(), Ordering::Relaxed);
             caller.is_governed.store(library.for_calls_of(dso).is_some(), Ordering::Relaxed);
+            caller.source.store(source.pack(), Ordering::Relaxed);
             caller.end.store(dso.end, Ordering::Release);
         }
     }

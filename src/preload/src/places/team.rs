@@ -374,6 +374,7 @@ impl Shared {
         if is_pin {
             PINS.record(member.thread, member.user, member.runtime, next, sys::alive);
             log::debug!("pin: thread {tid}, moved to {mask}");
+            crate::observe::count(knlfix_core::record::Event::MovedPin);
         } else {
             PINS.forget(key);
             log::debug!("pin: thread {tid}, all such places are taken: {mask}");

@@ -8,10 +8,12 @@
 
 use crate::affinity::repair;
 use crate::next;
+use crate::observe;
 use crate::state;
 use crate::sys;
 use core::arch::naked_asm;
 use core::sync::atomic::{AtomicI32, AtomicU64, AtomicUsize, Ordering};
+use knlfix_core::record::Event;
 use libc::pid_t;
 
 /// Children forked lately by pinned threads: their number, and the fingerprint of the pin.
@@ -63,6 +65,8 @@ pub(crate) fn fork(fork: impl FnOnce() -> pid_t) -> pid_t {
     match (pid, pin) {
         (0, _) => repair::settle(),
         (1.., Some(pin)) => {
+            // Here, as the child may never have anything else to write down.
+            observe::count(Event::Repair);
             let turn = TURN.fetch_add(1, Ordering::Relaxed);
             if let Some((lately, of)) = LATELY.get(turn % LATELY.len()) {
                 lately.store(0, Ordering::Release);

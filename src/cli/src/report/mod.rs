@@ -1,0 +1,214 @@
+//! `knlfix report`: runs a program and tells where its time went, or puts several reports together.
+
+mod html;
+mod model;
+mod records;
+mod text;
+mod watch;
+
+use crate::{Failure, print, run};
+use model::{FORMAT, Report, Run, VERSION};
+use records::Records;
+use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::process;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+#[derive(clap::Args)]
+#[command(override_usage = "knlfix report [OPTIONS] -- PROGRAM [ARGUMENT]...\n       knlfix report [OPTIONS] FILE...")]
+pub(crate) struct Arguments {
+    /// Write the report as JSON too ("-": to standard output); %h stands for the host, %p for a process number
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Write it as a web page with pictures, which needs no other file
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
+    /// Preload this library instead of the one next to the command
+    #[arg(long, value_name = "FILE")]
+    library: Option<PathBuf>,
+    /// Tell of the records that a run left in this directory, and remove it
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["files", "program"])]
+    collect: Option<PathBuf>,
+    /// Reports in JSON to put together
+    #[arg(value_name = "FILE", required_unless_present_any = ["collect", "program"])]
+    files: Vec<PathBuf>,
+    /// The program and its arguments
+    #[arg(last = true, value_names = ["PROGRAM", "ARGUMENT"], num_args = 1.., conflicts_with = "files")]
+    program: Vec<OsString>,
+}
+
+pub(crate) fn report(arguments: &Arguments) -> Result<u8, Failure> {
+    if let Some(directory) = &arguments.collect {
+        return collect(arguments, directory).map(|()| 0);
+    }
+    if !arguments.program.is_empty() {
+        return run_and_report(arguments);
+    }
+    let reports = arguments.files.iter().map(|path| read(path)).collect::<Result<Vec<_>, _>>()?;
+    let merged = Report::merge(reports);
+    if !write(arguments, &merged, "merged")? {
+        print(&text::text(&merged))?;
+    }
+    Ok(0)
+}
+
+fn read(path: &Path) -> Result<Report, Failure> {
+    let failed = |what: String| Failure::new(format!("{}: {what}", path.display()));
+    let bytes = fs::read(path).map_err(|error| failed(error.to_string()))?;
+    let json: serde_json::Value = serde_json::from_slice(&bytes).map_err(|error| failed(error.to_string()))?;
+    if json["format"] != FORMAT {
+        return Err(failed("not a report of knlfix".into()));
+    }
+    if json["version"] != VERSION {
+        return Err(failed(format!("a report of version {}; this knlfix reads {VERSION}", json["version"])));
+    }
+    serde_json::from_value(json).map_err(|error| failed(error.to_string()))
+}
+
+/// Writes the files that are asked for. Says whether standard output is used up.
+fn write(arguments: &Arguments, report: &Report, pid: impl ToString) -> Result<bool, Failure> {
+    let to = |path: &Path, text: &str| {
+        if path == Path::new("-") {
+            return print(text).map(|()| true);
+        }
+        let path = filled_in(path.as_os_str(), &pid.to_string());
+        fs::write(&path, text).map_err(|error| Failure::new(format!("{}: {error}", path.display())))?;
+        Ok(false)
+    };
+    let mut printed = false;
+    if let Some(path) = &arguments.json {
+        let json = serde_json::to_string_pretty(report).map_err(|error| Failure::new(error.to_string()))?;
+        printed |= to(path, &(json + "\n"))?;
+    }
+    if let Some(path) = &arguments.html {
+        printed |= to(path, &html::html(report))?;
+    }
+    Ok(printed)
+}
+
+/// The path with the host and the number in it.
+fn filled_in(path: &OsStr, pid: &str) -> PathBuf {
+    let mut filled = Vec::new();
+    let mut bytes = path.as_bytes().iter().peekable();
+    while let Some(&byte) = bytes.next() {
+        match (byte, bytes.peek()) {
+            (b'%', Some(b'h')) => filled.extend(host().into_bytes()),
+            (b'%', Some(b'p')) => filled.extend(pid.bytes()),
+            (b'%', Some(b'%')) => filled.push(b'%'),
+            _ => {
+                filled.push(byte);
+                continue;
+            }
+        }
+        bytes.next();
+    }
+    PathBuf::from(OsStr::from_bytes(&filled))
+}
+
+fn host() -> String {
+    let name = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    if name.trim().is_empty() { "localhost".into() } else { name.trim().into() }
+}
+
+/// What the first process of a tree asks for when it ends: nobody has watched the run.
+fn collect(arguments: &Arguments, directory: &Path) -> Result<(), Failure> {
+    let failed = |error: std::io::Error| Failure::new(format!("{}: {error}", directory.display()));
+    let records = Records::read(directory).map_err(failed)?;
+    let root = root_of(directory);
+    let now = records::monotonic();
+    let begun = records.begun().unwrap_or(now);
+    let (processes, count) = records.processes(begun, now, &BTreeMap::new());
+    let command = processes.iter().find(|process| Some(process.pid) == root).map(|process| process.command.clone());
+    let command = command.or_else(|| Some(records.short.iter().find(|short| Some(short.pid) == root)?.command.clone()));
+    let run = Run {
+        host: host(),
+        command: command.unwrap_or_default(),
+        wall_s: records::seconds(now - begun),
+        cpu_s: records.cpu(root),
+        process_count: count,
+        cpu_pressure_s: None,
+        begun: since_1970() - records::seconds(now - begun),
+        samples: Vec::new(),
+    };
+    let report = Report::new(vec![run], processes);
+    if !write(arguments, &report, root.unwrap_or(0))? && arguments.json.is_none() {
+        eprint!("{}", text::text(&report));
+    }
+    remove(directory);
+    Ok(())
+}
+
+/// The number in the directory's name: knlfix-report-USER-PROCESS-START.
+fn root_of(directory: &Path) -> Option<u32> {
+    directory.file_name()?.to_str()?.strip_prefix("knlfix-report-")?.split('-').nth(1)?.parse().ok()
+}
+
+fn since_1970() -> f64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |time| time.as_secs_f64())
+}
+
+/// Removes what we know of, and nothing else.
+fn remove(directory: &Path) {
+    let is_ours = |name: &str| {
+        name == "short" || !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_digit() || byte == b'-')
+    };
+    for entry in fs::read_dir(directory).into_iter().flatten().filter_map(Result::ok) {
+        if entry.file_name().to_str().is_some_and(is_ours) {
+            // Whoever is still there goes on with what it has mapped.
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+    let _ = fs::remove_dir(directory);
+}
+
+fn run_and_report(arguments: &Arguments) -> Result<u8, Failure> {
+    let [program, rest @ ..] = arguments.program.as_slice() else {
+        return Err(Failure::new("no program given"));
+    };
+    let preload = run::preload(arguments.library.as_deref())?;
+    let directory = Path::new("/dev/shm").join(format!("knlfix-report-run-{}-{}", process::id(), records::monotonic()));
+    fs::DirBuilder::new()
+        .create_private(&directory)
+        .map_err(|error| Failure::new(format!("{}: {error}", directory.display())))?;
+    let mut command = process::Command::new(program);
+    command.args(rest).env("LD_PRELOAD", preload).env("KNLFIX_REPORT_DIR", &directory).env_remove("KNLFIX_REPORT");
+    let begun = (records::monotonic(), since_1970());
+    let watched = watch::watch(&mut command);
+    let outcome = watched.map_err(|error| Failure::not_started(program, &error)).and_then(|watched| {
+        let failed = |error: std::io::Error| Failure::new(format!("{}: {error}", directory.display()));
+        let records = Records::read(&directory).map_err(failed)?;
+        let (processes, count) = records.processes(begun.0, watched.ended, &watched.last_seen);
+        let shown: Vec<_> = arguments.program.iter().map(|word| word.to_string_lossy()).collect();
+        let run = Run {
+            host: host(),
+            command: shown.join(" "),
+            wall_s: records::seconds(watched.ended - begun.0),
+            cpu_s: watched.cpu_s,
+            process_count: count,
+            cpu_pressure_s: watched.pressure_s,
+            begun: begun.1,
+            samples: watched.samples,
+        };
+        let report = Report::new(vec![run], processes);
+        write(arguments, &report, watched.pid)?;
+        eprint!("{}", text::text(&report));
+        Ok(watched.status)
+    });
+    remove(&directory);
+    outcome
+}
+
+/// A directory that only we may enter.
+trait Private {
+    fn create_private(&mut self, path: &Path) -> std::io::Result<()>;
+}
+
+impl Private for fs::DirBuilder {
+    fn create_private(&mut self, path: &Path) -> std::io::Result<()> {
+        use std::os::unix::fs::DirBuilderExt;
+        self.mode(0o700).create(path)
+    }
+}
