@@ -1,7 +1,10 @@
 """Fixtures of the Python tests. The library and the runtimes come from the conftest.py of the root."""
 
 import os
+import pathlib
 import subprocess
+import sys
+import textwrap
 
 import pytest
 
@@ -54,3 +57,34 @@ def matrix(run):
         return done[runtime, preload]
 
     return make
+
+
+@pytest.fixture(scope="session")
+def split(runtimes, tmp_path_factory):
+    """split(runtime): the program of known parts, linked to that runtime."""
+    folder = tmp_path_factory.mktemp("split")
+
+    def build(runtime):
+        program = folder / f"split-{runtime}"
+        if not program.exists():
+            library = runtimes[runtime].resolve()
+            # Without -fopenmp at the link, there is no other runtime than this one.
+            compile = ["gcc", "-O2", "-fopenmp", "-c", pathlib.Path(__file__).parent / "probes/split.c", "-o", folder / "split.o"]
+            link = ["gcc", folder / "split.o", library, f"-Wl,-rpath,{library.parent}", "-o", program]
+            for command in (compile, link):
+                subprocess.run(command, check=True)
+        return program
+
+    return build
+
+
+@pytest.fixture
+def python(tmp_path):
+    """python(text): a command that runs it."""
+
+    def command(text):
+        path = tmp_path / "program.py"
+        path.write_text(textwrap.dedent(text))
+        return [sys.executable, path]
+
+    return command

@@ -7,35 +7,17 @@ import re
 import signal
 import subprocess
 import sys
-import textwrap
 import xml.etree.ElementTree
 
 import jsonschema
 import pytest
 
+import browser
+
 HERE = pathlib.Path(__file__).resolve().parent
 SCHEMA = json.loads((HERE.parent / "docs/report.schema.json").read_text())
 # Reported times against the program's own.
 TOLERANCE = 0.02
-
-
-@pytest.fixture(scope="session")
-def split(runtimes, tmp_path_factory):
-    """split(runtime): the program of known parts, linked to that runtime."""
-    folder = tmp_path_factory.mktemp("split")
-
-    def build(runtime):
-        program = folder / f"split-{runtime}"
-        if not program.exists():
-            library = runtimes[runtime].resolve()
-            # Without -fopenmp at the link, there is no other runtime than this one.
-            compile = ["gcc", "-O2", "-fopenmp", "-c", HERE / "probes/split.c", "-o", folder / "split.o"]
-            link = ["gcc", folder / "split.o", library, f"-Wl,-rpath,{library.parent}", "-o", program]
-            for command in (compile, link):
-                subprocess.run(command, check=True)
-        return program
-
-    return build
 
 
 class Reported:
@@ -60,18 +42,6 @@ def report(so, environment, tmp_path):
         return Reported(done, path)
 
     return run
-
-
-@pytest.fixture
-def python(tmp_path):
-    """python(text): a command that runs it."""
-
-    def command(text):
-        path = tmp_path / "program.py"
-        path.write_text(textwrap.dedent(text))
-        return [sys.executable, path]
-
-    return command
 
 
 def known(output):
@@ -259,6 +229,37 @@ def test_the_page_is_whole_and_needs_nothing_else(so, environment, split, tmp_pa
     assert len(pictures) == 3
     assert all(len(list(xml.etree.ElementTree.fromstring(picture).iter())) > 5 for picture in pictures)
     assert "http" not in text and "<script" not in text and "src=" not in text
+
+
+def test_a_browser_shows_the_page_offline(so, environment, python, tmp_path):
+    html = tmp_path / "report.html"
+    command = [so.parent / "knlfix", "report", "--html", html, "--", *python("""
+        import multiprocessing, numpy
+        def work(_):
+            a = numpy.random.rand(400, 400)
+            for _ in range(20):
+                a @ a
+        if __name__ == "__main__":
+            with multiprocessing.get_context("fork").Pool(2) as pool:
+                pool.map(work, range(4))
+                pool.close()
+                pool.join()
+    """)]
+    subprocess.run(command, env=environment(False), capture_output=True, check=True)
+    said, asked = [], []
+    with browser.page(viewport={"width": 1000, "height": 900}) as page:
+        page.on("console", lambda message: said.append(message.text))
+        page.on("pageerror", lambda error: said.append(str(error)))
+        page.on("request", lambda request: asked.append(request.url))
+        page.context.set_offline(True)
+        page.goto(html.as_uri())
+        boxes = [picture.bounding_box() for picture in page.locator("svg").all()]
+        shapes = [picture.locator("rect, polygon").count() for picture in page.locator("svg").all()]
+        inside = page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+        page.screenshot(path=tmp_path / "report.png", full_page=True)
+    assert said == [] and asked == [html.as_uri()]
+    assert len(boxes) == 3 and all(box["width"] > 500 and box["height"] > 30 for box in boxes)
+    assert all(count > 0 for count in shapes) and inside
 
 
 def test_a_file_that_is_no_report_is_named(so, tmp_path):

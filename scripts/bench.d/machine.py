@@ -137,5 +137,6 @@ class Workshop:
 
 
 def python():
-    """The interpreter that runs the Python workloads: this one."""
-    return sys.executable
+    """The interpreter that runs the Python workloads: that of the tests, which has the packages, or else this one."""
+    tests = pathlib.Path(__file__).resolve().parent.parent.parent / ".venv/bin/python"
+    return str(tests) if tests.exists() else sys.executable

@@ -27,7 +27,7 @@ struct Malformed;
 const SWITCH: &str = "on|off";
 
 /// The table.
-pub static KNOBS: [Knob; 21] = [
+pub static KNOBS: [Knob; 23] = [
     Knob {
         name: "KNLFIX",
         default: "on",
@@ -202,10 +202,33 @@ pub static KNOBS: [Knob; 21] = [
         apply: |config, value| path(&mut config.report_dir, value),
         show: |config, out| write!(out, "{}", Lossy(config.report_dir.as_bytes())),
     },
+    Knob {
+        name: "KNLFIX_TRACE",
+        default: "",
+        values: "FILE",
+        doc: "when the first program that has this variable ends, write a timeline of regions, grants, forks and pins of it and all its children to FILE, for https://ui.perfetto.dev",
+        apply: |config, value| path(&mut config.trace, value),
+        show: |config, out| write!(out, "{}", Lossy(config.trace.as_bytes())),
+    },
+    Knob {
+        name: "KNLFIX_TRACE_EVENTS",
+        default: "32768",
+        values: "N",
+        doc: "room in each process for so many events of the timeline (32 bytes each); later ones are counted only",
+        apply: |config, value| {
+            let number = core::str::from_utf8(value).ok().and_then(|text| text.parse().ok());
+            config.trace_events = number.filter(|number| (1..=MOST_EVENTS).contains(number)).ok_or(Malformed)?;
+            Ok(())
+        },
+        show: |config, out| write!(out, "{}", config.trace_events),
+    },
 ];
 
 /// Longest [`KNLFIX_LOG_FILE`](KNOBS), in bytes, without the NUL.
 const PATH: usize = 1023;
+
+/// Most events of a timeline, in each process: half a gigabyte.
+const MOST_EVENTS: u32 = 1 << 24;
 
 /// When processes share the budget.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -305,6 +328,10 @@ pub struct Config {
     pub report: Text<PATH>,
     /// `KNLFIX_REPORT_DIR`
     pub report_dir: Text<PATH>,
+    /// `KNLFIX_TRACE`: empty for none.
+    pub trace: Text<PATH>,
+    /// `KNLFIX_TRACE_EVENTS`
+    pub trace_events: u32,
 }
 
 impl Default for Config {
@@ -338,6 +365,8 @@ impl Config {
             log_file: Text::new(),
             report: Text::new(),
             report_dir: Text::new(),
+            trace: Text::new(),
+            trace_events: 32768,
         }
     }
 

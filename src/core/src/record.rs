@@ -1,10 +1,11 @@
 //! What a process writes down of itself for the report: a small file that is mapped, so that it survives however the
-//! process ends. Only the process writes it; `knlfix report` reads it afterwards.
+//! process ends. Only the process writes it; `knlfix report` reads it afterwards. Behind the [`Record`] there is room for
+//! the [`Moment`]s of a timeline, where one is asked for.
 
 use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 /// The layout. A file of another one is not read.
-pub const VERSION: u64 = 0x6b6e_6c66_6978_0001;
+pub const VERSION: u64 = 0x6b6e_6c66_6978_0002;
 /// Who asked for threads: so many pairs of a library and a runtime; the first is for all that found no room.
 pub const SOURCES: usize = 64;
 /// Bytes of a library's name, the end of it where it is longer.
@@ -28,6 +29,53 @@ pub enum Event {
     UserMask,
     /// A pin was moved to free CPUs.
     MovedPin,
+}
+
+/// Something on the timeline. It is whole once its [`kind`](Self::kind) is there.
+#[repr(C)]
+pub struct Moment {
+    /// When it began, in ticks.
+    pub begun: AtomicU64,
+    /// How long it took, in ticks.
+    pub length: AtomicU64,
+    /// The thread.
+    pub thread: AtomicU32,
+    /// Not 0 once the rest is there: a [`Kind`], from bit 8 on its [`Source`]'s number from 1, and at bit 16 whether
+    /// other processes were active.
+    pub kind: AtomicU32,
+    /// Threads that a region asked for; the process that a fork made; the first CPU of a pin.
+    pub what: AtomicU32,
+    /// Threads that a region was granted.
+    pub granted: AtomicU32,
+}
+
+/// What a [`Moment`] tells of.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum Kind {
+    /// A region, from entering to leaving it.
+    Region = 1,
+    /// A fork, as the parent sees it.
+    Fork = 2,
+    /// See [`Event::Pin`].
+    Pin = 3,
+    /// See [`Event::Repair`].
+    Repair = 4,
+    /// See [`Event::UserMask`].
+    UserMask = 5,
+    /// See [`Event::MovedPin`].
+    MovedPin = 6,
+}
+
+impl From<Event> for Kind {
+    fn from(event: Event) -> Self {
+        match event {
+            Event::Pin => Self::Pin,
+            Event::Repair => Self::Repair,
+            Event::UserMask => Self::UserMask,
+            Event::MovedPin => Self::MovedPin,
+        }
+    }
 }
 
 /// A runtime, by the governor that sees its regions.
@@ -98,7 +146,10 @@ pub struct Record {
     pub budget: AtomicU32,
     /// Threads that are inside a region now.
     pub inside: AtomicU32,
-    _reserved: AtomicU32,
+    /// Room for so many [`Moment`]s behind the record.
+    pub room: AtomicU32,
+    /// So many there were, with those that found no room.
+    pub moments: AtomicU64,
     /// When the first of them entered, in ticks.
     pub since: AtomicU64,
     /// How much more the regions' own times ([`Times::ticks`]) come to than the time in which any thread was inside one.

@@ -4,6 +4,7 @@ mod html;
 mod model;
 mod records;
 mod text;
+mod trace;
 mod watch;
 
 use crate::{Failure, print, run};
@@ -12,6 +13,7 @@ use records::Records;
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::fs;
+use std::io::{BufWriter, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process;
@@ -26,12 +28,21 @@ pub(crate) struct Arguments {
     /// Write it as a web page with pictures, which needs no other file
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
+    /// Write a timeline for https://ui.perfetto.dev too: regions, grants, forks and pins of each thread
+    #[arg(long, value_name = "FILE", conflicts_with = "files")]
+    trace: Option<PathBuf>,
     /// Preload this library instead of the one next to the command
     #[arg(long, value_name = "FILE")]
     library: Option<PathBuf>,
     /// Tell of the records that a run left in this directory, and remove it
     #[arg(long, value_name = "DIR", conflicts_with_all = ["files", "program"])]
     collect: Option<PathBuf>,
+    /// What KNLFIX_REPORT asks for.
+    #[arg(long, hide = true)]
+    table: bool,
+    /// See `table`.
+    #[arg(long, hide = true)]
+    no_table: bool,
     /// Reports in JSON to put together
     #[arg(value_name = "FILE", required_unless_present_any = ["collect", "program"])]
     files: Vec<PathBuf>,
@@ -89,6 +100,21 @@ fn write(arguments: &Arguments, report: &Report, pid: impl ToString) -> Result<b
     Ok(printed)
 }
 
+/// Writes the timeline, if it is asked for.
+fn write_trace(arguments: &Arguments, records: &Records, pid: u32, times: (u64, u64)) -> Result<(), Failure> {
+    let Some(path) = &arguments.trace else { return Ok(()) };
+    let path = filled_in(path.as_os_str(), &pid.to_string());
+    let (trace, lost) = trace::trace(records, times.0, times.1);
+    let failed = |error: std::io::Error| Failure::new(format!("{}: {error}", path.display()));
+    let mut file = BufWriter::new(fs::File::create(&path).map_err(failed)?);
+    serde_json::to_writer(&mut file, &trace).map_err(|error| failed(error.into()))?;
+    file.flush().map_err(failed)?;
+    if lost > 0 && !arguments.no_table {
+        eprintln!("knlfix: {}: {lost} events found no room; KNLFIX_TRACE_EVENTS makes more", path.display());
+    }
+    Ok(())
+}
+
 /// The path with the host and the number in it.
 fn filled_in(path: &OsStr, pid: &str) -> PathBuf {
     let mut filled = Vec::new();
@@ -130,11 +156,16 @@ fn collect(arguments: &Arguments, directory: &Path) -> Result<(), Failure> {
         cpu_s: records.cpu(root),
         process_count: count,
         cpu_pressure_s: None,
+        cpu_migrations: None,
         begun: since_1970() - records::seconds(now - begun),
         samples: Vec::new(),
     };
     let report = Report::new(vec![run], processes);
-    if !write(arguments, &report, root.unwrap_or(0))? && arguments.json.is_none() {
+    let root = root.unwrap_or(0);
+    write(arguments, &report, root)?;
+    write_trace(arguments, &records, root, (begun, now))?;
+    let has_file = arguments.json.is_some() || arguments.html.is_some() || arguments.trace.is_some();
+    if arguments.table || !arguments.no_table && !has_file {
         eprint!("{}", text::text(&report));
     }
     remove(directory);
@@ -175,6 +206,11 @@ fn run_and_report(arguments: &Arguments) -> Result<u8, Failure> {
         .map_err(|error| Failure::new(format!("{}: {error}", directory.display())))?;
     let mut command = process::Command::new(program);
     command.args(rest).env("LD_PRELOAD", preload).env("KNLFIX_REPORT_DIR", &directory).env_remove("KNLFIX_REPORT");
+    match &arguments.trace {
+        // Where it goes is ours to know.
+        Some(_) => command.env("KNLFIX_TRACE", "on"),
+        None => command.env_remove("KNLFIX_TRACE"),
+    };
     let begun = (records::monotonic(), since_1970());
     let watched = watch::watch(&mut command);
     let outcome = watched.map_err(|error| Failure::not_started(program, &error)).and_then(|watched| {
@@ -189,11 +225,13 @@ fn run_and_report(arguments: &Arguments) -> Result<u8, Failure> {
             cpu_s: watched.cpu_s,
             process_count: count,
             cpu_pressure_s: watched.pressure_s,
+            cpu_migrations: watched.migrations,
             begun: begun.1,
             samples: watched.samples,
         };
         let report = Report::new(vec![run], processes);
         write(arguments, &report, watched.pid)?;
+        write_trace(arguments, &records, watched.pid, (begun.0, watched.ended))?;
         eprint!("{}", text::text(&report));
         Ok(watched.status)
     });

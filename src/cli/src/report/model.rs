@@ -83,6 +83,9 @@ pub(crate) struct Run {
     pub(crate) process_count: u64,
     /// How long some thread of the node waited for a CPU, by `/proc/pressure/cpu`.
     pub(crate) cpu_pressure_s: Option<f64>,
+    /// How often a thread went to another CPU, by the kernel's counter; `null` where that may not be read.
+    #[serde(default)]
+    pub(crate) cpu_migrations: Option<u64>,
     /// When it began, in seconds since 1970.
     pub(crate) begun: f64,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

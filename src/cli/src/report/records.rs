@@ -1,7 +1,7 @@
 //! The records that the processes of a run have left in its directory.
 
 use super::model::{Counts, Process, Source, serial};
-use knlfix_core::record::{self, Event, RUNTIMES, Record, SIZES, Times};
+use knlfix_core::record::{self, Event, Moment, RUNTIMES, Record, SIZES, Times};
 use memmap2::{MmapOptions, MmapRaw};
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -58,11 +58,21 @@ pub(crate) struct Mapped(MmapRaw);
 impl Mapped {
     fn open(path: &Path) -> Option<Self> {
         let file = File::options().read(true).write(true).open(path).ok()?;
-        if file.metadata().ok()?.len() != size_of::<Record>() as u64 {
+        let length = file.metadata().ok()?.len() as usize;
+        if length < size_of::<Record>() {
             return None;
         }
-        let map = Self(MmapOptions::new().len(size_of::<Record>()).map_raw(&file).ok()?);
+        let map = Self(MmapOptions::new().len(length).map_raw(&file).ok()?);
         (map.record().version.load(Ordering::Acquire) == record::VERSION).then_some(map)
+    }
+
+    /// What it has written for a timeline, and the room after that.
+    pub(crate) fn moments(&self) -> &[Moment] {
+        let room = (self.0.len() - size_of::<Record>()) / size_of::<Moment>();
+        let written = usize::try_from(get(&self.record().moments)).unwrap_or(usize::MAX);
+        // SAFETY: so many are mapped behind the record as long as `self` lives, which is as aligned as they have to
+        // be, and all their fields are atomics.
+        unsafe { std::slice::from_raw_parts(self.0.as_ptr().add(size_of::<Record>()).cast(), room.min(written)) }
     }
 
     pub(crate) fn record(&self) -> &Record {
@@ -116,7 +126,7 @@ impl Records {
     /// The processes with something to tell, and how many there were in all. A process that exec'd has a record for each
     /// program it was, and counts once. `last_seen` is for those that were killed.
     pub(crate) fn processes(&self, begun: u64, now: u64, last_seen: &BTreeMap<u32, Seen>) -> (Vec<Process>, u64) {
-        let rate = ticks_per_second();
+        let clock = Clock::of(self);
         let mut images: BTreeMap<(u32, u64), Vec<&Record>> = BTreeMap::new();
         for record in self.mapped.iter().map(Mapped::record) {
             let key = (record.process.load(Ordering::Relaxed), get(&record.started));
@@ -131,7 +141,7 @@ impl Records {
         for (key, records) in &mut images {
             records.sort_by_key(|record| get(&record.begun));
             let seen = last_seen.get(&key.0).copied().unwrap_or(Seen { at: now, cpu_s: None });
-            processes.extend(process(records, short.remove(key), begun, seen, rate));
+            processes.extend(process(records, short.remove(key), begun, seen, &clock));
         }
         processes.extend(short.values().filter(|short| is_worth_a_row(short)).map(|short| of_short(short, begun)));
         processes.sort_by(|one, other| one.begun_s.total_cmp(&other.begun_s));
@@ -170,7 +180,7 @@ fn of_short(short: &Short, begun: u64) -> Process {
 }
 
 /// A process of one or more records, the earliest first, and perhaps a line where its last program had no record.
-fn process(records: &[&Record], line: Option<&Short>, begun: u64, seen: Seen, rate: f64) -> Option<Process> {
+fn process(records: &[&Record], line: Option<&Short>, begun: u64, seen: Seen, clock: &Clock) -> Option<Process> {
     let (first, last) = (records.first()?, records.last()?);
     let ended = get(&last.ended).max(line.map_or(0, |line| line.ended));
     let until = if ended != 0 { ended } else { seen.at.max(get(&last.begun)) };
@@ -179,7 +189,7 @@ fn process(records: &[&Record], line: Option<&Short>, begun: u64, seen: Seen, ra
     let (mut region, mut counts, mut sources) = (0.0, Counts::default(), Vec::new());
     let (mut asks, mut grants) = ([0; SIZES], [0; SIZES]);
     for record in records {
-        let per_second = if record.ticks_are_ns.load(Ordering::Relaxed) != 0 { 1e9 } else { rate };
+        let per_second = clock.per_second(record);
         region += record.region_ticks() as f64 / per_second;
         if ended == 0 && record.inside.load(Ordering::Relaxed) > 0 {
             // It was killed inside a region.
@@ -261,13 +271,13 @@ fn histogram(counts: [u64; SIZES]) -> BTreeMap<String, u64> {
     counts.into_iter().enumerate().filter(|&(_, count)| count > 0).map(|(at, count)| (name(at), count)).collect()
 }
 
-fn command(bytes: &[AtomicU8]) -> String {
+pub(crate) fn command(bytes: &[AtomicU8]) -> String {
     let bytes: Vec<_> = bytes.iter().map(|byte| byte.load(Ordering::Relaxed)).collect();
     let text = String::from_utf8_lossy(&bytes);
     text.trim_end_matches('\0').replace(|c: char| c.is_control(), " ")
 }
 
-fn get(value: &AtomicU64) -> u64 {
+pub(crate) fn get(value: &AtomicU64) -> u64 {
     value.load(Ordering::Relaxed)
 }
 
@@ -275,14 +285,41 @@ pub(crate) fn seconds(ns: u64) -> f64 {
     ns as f64 / 1e9
 }
 
-/// How fast the processor's clock goes.
-fn ticks_per_second() -> f64 {
-    // SAFETY: every x86-64 has it.
-    let read = || (monotonic(), unsafe { core::arch::x86_64::_rdtsc() });
-    let (from, first) = read();
-    std::thread::sleep(Duration::from_millis(20));
-    let (to, second) = read();
-    second.wrapping_sub(first) as f64 / seconds(to - from)
+/// How fast the processor's clock goes, in ticks per second.
+pub(crate) struct Clock(f64);
+
+impl Clock {
+    /// By the oldest record, if that is from long enough ago.
+    pub(crate) fn of(records: &Records) -> Self {
+        const LONG_NS: u64 = 20_000_000;
+        // SAFETY: every x86-64 has it.
+        let read = || (monotonic(), unsafe { core::arch::x86_64::_rdtsc() });
+        let has_tsc = |record: &&Record| record.ticks_are_ns.load(Ordering::Relaxed) == 0;
+        let all = records.mapped.iter().map(Mapped::record).filter(has_tsc);
+        let oldest = all.map(|record| (get(&record.opened), get(&record.opened_ticks))).min();
+        let now = read();
+        let (from, first) = oldest.filter(|&(at, _)| at + LONG_NS <= now.0).unwrap_or_else(|| {
+            std::thread::sleep(Duration::from_nanos(LONG_NS));
+            now
+        });
+        let (to, second) = read();
+        Self(second.wrapping_sub(first) as f64 / seconds(to - from))
+    }
+
+    fn per_second(&self, record: &Record) -> f64 {
+        if record.ticks_are_ns.load(Ordering::Relaxed) != 0 { 1e9 } else { self.0 }
+    }
+
+    /// So many ticks, in nanoseconds.
+    pub(crate) fn length_ns(&self, record: &Record, ticks: u64) -> f64 {
+        ticks as f64 * (1e9 / self.per_second(record))
+    }
+
+    /// A moment of the record's, by the monotonic clock.
+    pub(crate) fn ns(&self, record: &Record, ticks: u64) -> f64 {
+        let since = ticks.wrapping_sub(get(&record.opened_ticks)).cast_signed();
+        get(&record.opened) as f64 + since as f64 * (1e9 / self.per_second(record))
+    }
 }
 
 /// The clock that records are kept by, in nanoseconds.

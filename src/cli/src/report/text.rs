@@ -81,6 +81,10 @@ fn table(out: &mut String, report: &Report, totals: &Totals) -> std::fmt::Result
         counts.pins_seen, counts.children_repaired, counts.user_masks_respected, counts.pins_moved
     )?;
     write!(out, "  context switches {} + {} forced", counts.voluntary_switches, counts.involuntary_switches)?;
+    let migrations: Vec<_> = report.runs.iter().filter_map(|run| run.cpu_migrations).collect();
+    if !migrations.is_empty() {
+        write!(out, ", migrations to another CPU {}", migrations.iter().sum::<u64>())?;
+    }
     if totals.avoided_thread_s > 0.0 {
         write!(out, "\n  oversubscription avoided: {} of threads", time(totals.avoided_thread_s))?;
     }

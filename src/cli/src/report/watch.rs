@@ -3,8 +3,9 @@
 use super::model::Sample;
 use super::records::{Seen, monotonic, seconds};
 use std::collections::BTreeMap;
-use std::fs;
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::os::fd::FromRawFd;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
@@ -22,6 +23,7 @@ pub(crate) struct Watched {
     pub(crate) ended: u64,
     pub(crate) cpu_s: f64,
     pub(crate) pressure_s: Option<f64>,
+    pub(crate) migrations: Option<u64>,
     /// When a process was there last.
     pub(crate) last_seen: BTreeMap<u32, Seen>,
     pub(crate) samples: Vec<Sample>,
@@ -40,6 +42,7 @@ pub(crate) fn watch(command: &mut Command) -> io::Result<Watched> {
     // SAFETY: plain numbers.
     unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) };
     let pressure = pressure();
+    let migrations = Migrations::open();
     let begun = monotonic();
     let mut child = command.spawn()?;
     let pid = child.id();
@@ -82,9 +85,53 @@ pub(crate) fn watch(command: &mut Command) -> io::Result<Watched> {
         ended,
         cpu_s: children_cpu_s(),
         pressure_s: self::pressure().zip(pressure).map(|(after, before)| seconds(after.saturating_sub(before) * 1000)),
+        migrations: migrations.and_then(|migrations| migrations.read()),
         last_seen,
         samples,
     })
+}
+
+/// The kernel's counter of threads that went to another CPU, for all programs that this process starts.
+struct Migrations(File);
+
+impl Migrations {
+    /// `None` where the kernel doesn't let us (`/proc/sys/kernel/perf_event_paranoid`).
+    fn open() -> Option<Self> {
+        /// `struct perf_event_attr` of its first version.
+        #[repr(C)]
+        struct Attributes {
+            kind: u32,
+            size: u32,
+            config: u64,
+            sampling: [u64; 3],
+            flags: u64,
+            rest: [u64; 2],
+        }
+        const SOFTWARE: u32 = 1;
+        const CPU_MIGRATIONS: u64 = 4;
+        const DISABLED: u64 = 1;
+        const INHERIT: u64 = 1 << 1;
+        const ENABLE_ON_EXEC: u64 = 1 << 12;
+        const CLOSE_ON_EXEC: usize = 1 << 3;
+        let attributes = Attributes {
+            kind: SOFTWARE,
+            size: size_of::<Attributes>() as u32,
+            config: CPU_MIGRATIONS,
+            sampling: [0; 3],
+            flags: DISABLED | INHERIT | ENABLE_ON_EXEC,
+            rest: [0; 2],
+        };
+        // SAFETY: attributes to read, as long as they say; of this process, on any CPU, in no group.
+        let file = unsafe { libc::syscall(libc::SYS_perf_event_open, &raw const attributes, 0, -1, -1, CLOSE_ON_EXEC) };
+        // SAFETY: it is new, and ours.
+        (file >= 0).then(|| Self(unsafe { File::from_raw_fd(file as i32) }))
+    }
+
+    fn read(mut self) -> Option<u64> {
+        let mut count = [0; 8];
+        self.0.read_exact(&mut count).ok()?;
+        Some(u64::from_ne_bytes(count))
+    }
 }
 
 /// Orphans that have ended, and that nobody else waits for.

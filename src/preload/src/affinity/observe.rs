@@ -46,7 +46,7 @@ fn by_runtime<R>(caller: &Caller, set: impl FnOnce() -> (bool, R)) -> R {
     match PINS.set_by_runtime(thread, &before, &after, runtime, sys::alive) {
         Seen::Pinned => {
             log::debug!("pin: thread {tid}, {before} -> {after}, set by {name}");
-            report::count(Event::Pin);
+            report::count(Event::Pin, report::lowest(&after));
             team::pinned(thread, &after, runtime);
         }
         Seen::Lifted => {
@@ -99,7 +99,7 @@ fn by_user<R>(target: Target, caller: &Caller, set: impl FnOnce() -> (bool, R)) 
         Target::Key(key) => PINS.forget(key),
         Target::Tid(tid) => state::active() && PINS.forget_tid(tid),
     };
-    report::count(Event::UserMask);
+    report::count(Event::UserMask, 0);
     if log::log_enabled!(log::Level::Debug) {
         tell(target, caller, was_pinned);
     }

@@ -112,7 +112,7 @@ impl Widened {
         PINS.mark_widened(myself, fingerprint, true);
         let wide = if restore(what, user) { sys::fingerprint_of(0).ok() } else { None };
         if wide.is_some() {
-            observe::count(Event::Repair);
+            observe::count(Event::Repair, 0);
         }
         if wide.is_none() {
             PINS.mark_widened(myself, fingerprint, false);

@@ -9,9 +9,12 @@
 //! 4. When the first process of the tree ends, it runs `knlfix report` on the directory. (Where that command made the
 //!    directory, it looks at it itself.)
 //!
+//! 5. A [timeline](trace) is kept in the same file, where one is asked for.
+//!
 //! Without a report all this is one load and a branch for each region.
 
 mod run;
+pub(crate) mod trace;
 
 use crate::budget::{self, Governor};
 use crate::dso::Dso;
@@ -19,9 +22,10 @@ use crate::state;
 use crate::sys;
 use core::fmt::Write;
 use core::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use knlfix_core::cpumask::CpuMask;
 use knlfix_core::files::Files;
 use knlfix_core::process::Process;
-use knlfix_core::record::{self, Event, NAME, Record, SOURCES, Times, bucket};
+use knlfix_core::record::{self, Event, Kind, Moment, NAME, Record, SOURCES, Times, bucket};
 use knlfix_core::text::Text;
 
 /// Whether a report is asked for.
@@ -41,6 +45,7 @@ pub(crate) fn started() {
     BEGUN.store(sys::monotonic_ns(), Ordering::Relaxed);
     BEGUN_IN.store(sys::getpid(), Ordering::Relaxed);
     if make_page() {
+        trace::started();
         ON.store(true, Ordering::Release);
     } else {
         log::warn!("report: this kernel can't tell forked children from their parents; there is none");
@@ -68,6 +73,8 @@ fn ticks() -> u64 {
 /// What a forked child finds empty.
 struct Page {
     record: AtomicPtr<Record>,
+    /// The moments behind it.
+    moments: AtomicPtr<Moment>,
     /// The thread that opened it.
     thread: AtomicUsize,
     /// Whether somebody opens the record, did, or failed.
@@ -121,7 +128,7 @@ fn open() -> Option<&'static Record> {
         return None;
     }
     page.state.compare_exchange(CLOSED, OPENING, Ordering::AcqRel, Ordering::Relaxed).ok()?;
-    let record = map_record();
+    let record = map_record(page);
     if let Some(record) = record {
         fill(record);
         page.thread.store(sys::thread_key(), Ordering::Relaxed);
@@ -133,8 +140,9 @@ fn open() -> Option<&'static Record> {
     record
 }
 
-fn map_record() -> Option<&'static Record> {
-    let size = size_of::<Record>();
+fn map_record(page: &Page) -> Option<&'static Record> {
+    let room = trace::room();
+    let size = size_of::<Record>() + room as usize * size_of::<Moment>();
     // The kernel kills who writes a longer file.
     if sys::longest_file() < size as u64 {
         return None;
@@ -153,8 +161,15 @@ fn map_record() -> Option<&'static Record> {
     let mapped = sys::allocate(file, 0..size).and_then(|()| sys::map(Some(file), size));
     sys::close(file);
     match mapped {
-        // SAFETY: so long, of zeros, which is a record; and never unmapped.
-        Ok(mapped) => unsafe { mapped.cast::<Record>().as_ref() },
+        Ok(mapped) => {
+            // SAFETY: so long, of zeros, which is a record; and never unmapped.
+            let record = unsafe { mapped.cast::<Record>().as_ref() }?;
+            if room != 0 {
+                page.moments.store(mapped.wrapping_add(size_of::<Record>()).cast(), Ordering::Relaxed);
+                record.room.store(room, Ordering::Relaxed);
+            }
+            Some(record)
+        }
         Err(error) => {
             log::warn!("report: no room for the record of this process (error {error})");
             None
@@ -393,25 +408,37 @@ fn count_end(begun: Begun, granted: u32) {
     if begun.avoided() != 0 {
         counter.add(&times.avoided_ticks, time.wrapping_mul(begun.avoided()));
     }
+    if trace::is_on() {
+        let kind = Kind::Region as u32 | (begun.source() as u32) << 8 | u32::from(begun.is_crowded()) << 16;
+        trace::write(record, kind, (now.wrapping_sub(time), time), (granted + begun.avoided() as u32, granted));
+    }
 }
 
-/// Something else happened.
+/// Something else happened; `what`: see [`Moment::what`].
 #[inline]
-pub(crate) fn count(event: Event) {
+pub(crate) fn count(event: Event, what: u32) {
     if ON.load(Ordering::Relaxed) {
-        count_event(event);
+        count_event(event, what);
     }
 }
 
 #[cold]
 #[inline(never)]
-fn count_event(event: Event) {
+fn count_event(event: Event, what: u32) {
     if !state::is_vfork_child()
         && let Some(record) = here()
         && let Some(count) = record.events.get(event as usize)
     {
         count.fetch_add(1, Ordering::Relaxed);
+        if trace::is_on() {
+            trace::write(record, Kind::from(event) as u32, (ticks(), 0), (what, 0));
+        }
     }
+}
+
+/// The lowest CPU of a mask, for a timeline.
+pub(crate) fn lowest(mask: &CpuMask) -> u32 {
+    mask.iter().next().map_or(0, |cpu| cpu as u32)
 }
 
 // The end --------------------------------------------------------------------------------------------------------

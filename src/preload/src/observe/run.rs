@@ -17,8 +17,11 @@ struct Run {
     directory: Text<PATH>,
     /// The process that tells of it; 0: the command that started it all.
     root: i32,
-    /// A file for JSON, whole, where this process is the root.
+    /// Files for JSON and for the timeline, with whole paths, where this process is the root.
     file: Text<PATH>,
+    trace: Text<PATH>,
+    /// A table is asked for.
+    has_table: bool,
     /// What standard error was. A program that closes descriptor 2 may get it again for its data.
     stderr: Option<(u64, u64)>,
 }
@@ -28,17 +31,25 @@ struct Cell(UnsafeCell<Run>);
 // SAFETY: written in the constructor, before the report is on, and only read afterwards.
 unsafe impl Sync for Cell {}
 
-static RUN: Cell = Cell(UnsafeCell::new(Run { directory: Text::new(), root: 0, file: Text::new(), stderr: None }));
+static RUN: Cell = Cell(UnsafeCell::new(Run {
+    directory: Text::new(),
+    root: 0,
+    file: Text::new(),
+    trace: Text::new(),
+    has_table: false,
+    stderr: None,
+}));
 
 fn run() -> &'static Run {
     // SAFETY: see above.
     unsafe { &*RUN.0.get() }
 }
 
-/// Finds the directory of this run. False if no report is asked for, or there is nowhere to keep it.
+/// Finds the directory of this run. False if nothing is asked for, or there is nowhere to keep it.
 pub(super) fn find() -> bool {
     let config = state::config();
-    if !config.enabled || config.report.is_empty() && config.report_dir.is_empty() {
+    let asks = !(config.report.is_empty() && config.trace.is_empty());
+    if !config.enabled || !asks && config.report_dir.is_empty() {
         return false;
     }
     // SAFETY: the constructor is the only one that writes it, once.
@@ -47,32 +58,46 @@ pub(super) fn find() -> bool {
         run.directory.push(config.report_dir.as_bytes());
         return true;
     }
-    run.root = budget::farthest_with(|line| line.starts_with(b"KNLFIX_REPORT="));
+    run.root = budget::farthest_with(asks_for_something);
     let user = sys::user();
     let started = Process::read(&budget::Kernel, run.root).map_or(0, |process| process.started);
     // A `Text` takes everything.
     let _ = write!(run.directory, "/dev/shm/knlfix-report-{user}-{}-{started}", run.root);
     if run.root == sys::getpid() {
         run.stderr = sys::file_of(libc::STDERR_FILENO).ok();
-        note_file(run, config.report.as_bytes());
+        run.has_table = is_switch(config.report.as_bytes(), &["1", "on", "yes", "true"]);
+        if !run.has_table {
+            note_file(&mut run.file, config.report.as_bytes());
+        }
+        note_file(&mut run.trace, config.trace.as_bytes());
     }
     make(&run.directory, user)
 }
 
-/// Where the JSON goes, as a whole path: the program may go elsewhere.
-fn note_file(run: &mut Run, report: &[u8]) {
-    const SWITCH: [&[u8]; 4] = [b"1", b"on", b"yes", b"true"];
-    if SWITCH.iter().any(|word| report.eq_ignore_ascii_case(word)) {
+/// Whether a variable of a process asks for a report or a timeline.
+fn asks_for_something(line: &[u8]) -> bool {
+    let report = line.strip_prefix(b"KNLFIX_REPORT=".as_slice());
+    report.is_some_and(|value| !value.is_empty() && !is_switch(value, &["off", "0", "no", "false"]))
+        || line.strip_prefix(b"KNLFIX_TRACE=".as_slice()).is_some_and(|value| !value.is_empty())
+}
+
+fn is_switch(value: &[u8], words: &[&str]) -> bool {
+    words.iter().any(|word| value.eq_ignore_ascii_case(word.as_bytes()))
+}
+
+/// Where a file goes, as a whole path: the program may go elsewhere.
+fn note_file(to: &mut Text<PATH>, file: &[u8]) {
+    if file.is_empty() {
         return;
     }
     let mut here = [0; PATH];
-    if !report.starts_with(b"/")
+    if !file.starts_with(b"/")
         && let Ok(length) = sys::current_directory(&mut here)
     {
-        run.file.push(here.get(..length).unwrap_or(&[]));
-        run.file.push(b"/");
+        to.push(here.get(..length).unwrap_or(&[]));
+        to.push(b"/");
     }
-    run.file.push(report);
+    to.push(file);
 }
 
 /// Makes the directory, or sees that it is ours: anybody may write in `/dev/shm`.
@@ -114,9 +139,6 @@ pub(super) fn end() {
         return;
     }
     let is_stderr = run.stderr.is_some() && sys::file_of(libc::STDERR_FILENO).ok() == run.stderr;
-    if run.file.is_empty() && !is_stderr {
-        return;
-    }
     let library = Dso::around(end as *const () as usize).map_or(&b""[..], |dso| dso.path().to_bytes());
     let home = library.iter().rposition(|&byte| byte == b'/').and_then(|at| library.get(..=at)).unwrap_or(b"");
     let mut paths = [const { Text::<PATH>::new() }; PLACES.len()];
@@ -130,20 +152,25 @@ pub(super) fn end() {
         text.push(b"\0");
         text
     };
-    let (directory, file) = (ended(&run.directory), ended(&run.file));
-    let argument = |text: &'static CStr| text.as_ptr();
-    let mut arguments: [*const c_char; 7] = [core::ptr::null(); 7];
-    let list = [
-        argument(c"knlfix"),
-        argument(c"report"),
-        argument(c"--collect"),
-        directory.as_bytes().as_ptr().cast(),
-        argument(c"--json"),
-        file.as_bytes().as_ptr().cast(),
-    ];
-    let used = if run.file.is_empty() { 4 } else { list.len() };
-    for (to, from) in arguments.iter_mut().zip(list.iter().take(used)) {
-        *to = *from;
+    let (directory, file, trace) = (ended(&run.directory), ended(&run.file), ended(&run.trace));
+    let text = |text: &Text<PATH>| text.as_bytes().as_ptr().cast::<c_char>();
+    let table = if run.has_table && is_stderr { c"--table" } else { c"--no-table" };
+    let mut arguments: [*const c_char; 10] = [core::ptr::null(); 10];
+    let mut list = arguments.iter_mut();
+    let mut add = |argument| {
+        if let Some(to) = list.next() {
+            *to = argument;
+        }
+    };
+    for argument in [c"knlfix", c"report", table, c"--collect"] {
+        add(argument.as_ptr());
+    }
+    add(text(&directory));
+    for (path, option, file) in [(&run.file, c"--json", &file), (&run.trace, c"--trace", &trace)] {
+        if !path.is_empty() {
+            add(option.as_ptr());
+            add(text(file));
+        }
     }
     if !sys::run(&programs, &arguments, &[c"KNLFIX=off".as_ptr(), core::ptr::null()]) && is_stderr {
         let mut line = Text::<PATH>::new();

@@ -13,6 +13,7 @@
 
 use super::{Shared, Whose, agree, bury, has_to_yield, with};
 use crate::budget;
+use crate::observe;
 use crate::runtimes::{self, Sets};
 use crate::state::{self, PINS};
 use crate::sys;
@@ -22,6 +23,7 @@ use knlfix_core::cpumask::{CpuMask, SparseMask};
 use knlfix_core::ledger::Ledger;
 use knlfix_core::pins::{RuntimeId, Thread, UserMask};
 use knlfix_core::place::{self, Pinned, Place};
+use knlfix_core::record::Event;
 use knlfix_core::topology::Topology;
 
 /// Pinned threads that are looked after. More are pinned where their runtimes want them.
@@ -374,7 +376,7 @@ impl Shared {
         if is_pin {
             PINS.record(member.thread, member.user, member.runtime, next, sys::alive);
             log::debug!("pin: thread {tid}, moved to {mask}");
-            crate::observe::count(knlfix_core::record::Event::MovedPin);
+            observe::count(Event::MovedPin, observe::lowest(mask));
         } else {
             PINS.forget(key);
             log::debug!("pin: thread {tid}, all such places are taken: {mask}");

@@ -61,12 +61,16 @@ pub(crate) fn fork_without_handlers() -> pid_t {
 /// Makes the call `fork`, which returns in the parent and in the child.
 pub(crate) fn fork(fork: impl FnOnce() -> pid_t) -> pid_t {
     let pin = repair::user_mask_under_pin().map(|(_, pin)| pin);
+    let begun = observe::trace::before_fork();
     let pid = fork();
+    if pid > 0 {
+        observe::trace::forked(begun, pid);
+    }
     match (pid, pin) {
         (0, _) => repair::settle(),
         (1.., Some(pin)) => {
             // Here, as the child may never have anything else to write down.
-            observe::count(Event::Repair);
+            observe::count(Event::Repair, pid as u32);
             let turn = TURN.fetch_add(1, Ordering::Relaxed);
             if let Some((lately, of)) = LATELY.get(turn % LATELY.len()) {
                 lately.store(0, Ordering::Release);
