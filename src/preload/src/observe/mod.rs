@@ -77,6 +77,8 @@ struct Page {
     moments: AtomicPtr<Moment>,
     /// The thread that opened it.
     thread: AtomicUsize,
+    /// The main thread, if it was that one. No other thread will ever have its key.
+    main: AtomicUsize,
     /// Whether somebody opens the record, did, or failed.
     state: AtomicU8,
     ended: AtomicBool,
@@ -131,7 +133,11 @@ fn open() -> Option<&'static Record> {
     let record = map_record(page);
     if let Some(record) = record {
         fill(record);
-        page.thread.store(sys::thread_key(), Ordering::Relaxed);
+        let myself = sys::this_thread();
+        page.thread.store(myself.key, Ordering::Relaxed);
+        if myself.tid == sys::getpid() {
+            page.main.store(myself.key, Ordering::Relaxed);
+        }
         page.record.store(core::ptr::from_ref(record).cast_mut(), Ordering::Release);
         // Who was named while we filled the names in may have seen no record.
         name_sources(record);

@@ -32,17 +32,19 @@ pub(super) fn room() -> u32 {
 #[inline(never)]
 pub(super) fn write(record: &Record, kind: u32, (begun, length): (u64, u64), (what, granted): (u32, u32)) {
     let number = record.moments.fetch_add(1, Ordering::Relaxed);
-    let Some(first) = page().map(|page| page.moments.load(Ordering::Relaxed)).filter(|first| !first.is_null()) else {
-        return;
-    };
-    if number >= u64::from(record.room.load(Ordering::Relaxed)) {
+    let Some(page) = page() else { return };
+    let first = page.moments.load(Ordering::Relaxed);
+    if first.is_null() || number >= u64::from(record.room.load(Ordering::Relaxed)) {
         return;
     }
     // SAFETY: so many are mapped behind the record, all atomics.
     let moment: &Moment = unsafe { &*first.add(number as usize) };
     moment.begun.store(begun, Ordering::Relaxed);
     moment.length.store(length, Ordering::Relaxed);
-    moment.thread.store(sys::gettid() as u32, Ordering::Relaxed);
+    // Half of the cost is to ask the kernel, and the main thread's number is the process's.
+    let is_main = page.main.load(Ordering::Relaxed) == sys::thread_key();
+    let thread = if is_main { record.process.load(Ordering::Relaxed) } else { sys::gettid() as u32 };
+    moment.thread.store(thread, Ordering::Relaxed);
     moment.what.store(what, Ordering::Relaxed);
     moment.granted.store(granted, Ordering::Relaxed);
     moment.kind.store(kind, Ordering::Release);
