@@ -70,7 +70,7 @@ fn bash_completes() {
         assert!(output.status.success(), "{output:?}");
         String::from_utf8(output.stdout).unwrap()
     };
-    assert_eq!(complete("r").trim(), "run");
+    assert_eq!(complete("ru").trim(), "run");
     let all = complete("");
     assert!(["run", "env", "map", "gc", "doctor"].iter().all(|name| all.lines().any(|line| line == *name)), "{all}");
     assert!(!all.contains("completions"), "{all}");
@@ -81,7 +81,7 @@ fn fish_completes() {
     let scratch = Scratch::new("fish");
     let script = scratch.file("knlfix.fish", &knlfix(&["completions", "fish"]));
     let home = [("HOME", &scratch.0), ("XDG_CONFIG_HOME", &scratch.0), ("XDG_DATA_HOME", &scratch.0)];
-    let ask = format!("source {}; complete -C 'knlfix r'", script.display());
+    let ask = format!("source {}; complete -C 'knlfix ru'", script.display());
     let output = Command::new("fish").args(["--no-config", "-c", &ask]).envs(home).output();
     let output = output.expect("scripts/setup test brings fish");
     assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");

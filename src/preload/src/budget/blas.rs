@@ -32,7 +32,7 @@ use crate::sys;
 use core::arch::naked_asm;
 use core::cell::UnsafeCell;
 use core::ffi::{CStr, c_int};
-use core::sync::atomic::{AtomicI32, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 /// The stack words that [`entry`] passes on: LAPACK's zheevr has the most, 23 arguments and three lengths of strings.
 const STACK_WORDS: usize = 20;
@@ -157,7 +157,12 @@ unsafe extern "C" fn end(caller: &'static Caller) {
 }
 
 /// Whether the calling thread is inside a governed routine, so that what it does there has its threads already.
+#[inline]
 pub(crate) fn inside() -> bool {
+    HAS_CALLERS.load(Ordering::Relaxed) && is_caller_inside()
+}
+
+fn is_caller_inside() -> bool {
     Caller::of(sys::thread_key()).is_some_and(|caller| caller.stack.load(Ordering::Relaxed) != 0)
 }
 
@@ -201,6 +206,9 @@ static CALLERS: [Caller; 256] = [const {
     }
 }; 256];
 
+/// Whether any thread has called a governed routine.
+static HAS_CALLERS: AtomicBool = AtomicBool::new(false);
+
 impl Caller {
     /// The places where `thread` may be.
     fn places(thread: usize) -> impl Iterator<Item = &'static Self> {
@@ -231,6 +239,7 @@ impl Caller {
     #[cold]
     #[inline(never)]
     fn take(thread: usize) -> Option<&'static Self> {
+        HAS_CALLERS.store(true, Ordering::Relaxed);
         Self::places(thread)
             .find(|caller| caller.thread.compare_exchange(0, thread, Ordering::Relaxed, Ordering::Relaxed).is_ok())
     }
