@@ -4,11 +4,14 @@ import contextlib
 import fcntl
 import json
 import os
+import pty
 import re
 import shlex
 import signal
 import subprocess
+import termios
 import time
+import unicodedata
 import uuid
 
 import pytest
@@ -240,15 +243,20 @@ def test_garbage_in_a_ledger_is_cut_to_size(domain, so, stray, fill):
         assert process["state"] in STATES and process["ask"] <= 65536 and process["held"] <= 65536
 
 
-def test_no_line_is_longer_than_80_columns_and_none_is_coloured(domain, so, tmp_path):
-    program = tmp_path / ("long name " * 20)
+@pytest.mark.parametrize("name", ["long name " * 20, "\x1b[31m長い名前" + "長い名前" * 10, "\x1b]0;title\x07\n"])
+def test_no_line_is_wider_than_80_columns_and_none_is_coloured(domain, so, tmp_path, name):
+    program = tmp_path / name
     program.symlink_to(domain.program)
     domain.program = program
     process = domain.start()
     process.once()
     told = subprocess.run([so.parent / "knlfix", "top"], capture_output=True, text=True, check=True).stdout
-    assert "\x1b" not in told and str(process.process.pid) in told
-    assert max(map(len, told.splitlines())) <= 80
+    assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f]", told) and str(process.process.pid) in told
+    assert max(map(columns, told.split("\n"))) <= 80
+
+
+def columns(line):
+    return sum(2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in line)
 
 
 class Terminal:
@@ -357,6 +365,56 @@ def test_no_color_is_heard(domain, terminal, no_color):
     screen.waits_for(str(process.process.pid))
     has_colour = re.search(r"\x1b\[[0-9;]*38;5;", screen.shown("-e")) is not None
     assert has_colour == (no_color == "")
+
+
+def a_terminal():
+    """Both ends of one of 24 lines and 80 columns; a new one has none."""
+    ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (24, 80))
+    return ours, theirs
+
+
+def test_it_ends_with_its_terminal_though_hangups_are_ignored(so):
+    ours, theirs = a_terminal()
+
+    def take_terminal():
+        fcntl.ioctl(theirs, termios.TIOCSCTTY, 0)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+    top = subprocess.Popen([so.parent / "knlfix", "top", "--interval", "0.1"], stdin=theirs, stdout=theirs,
+                           stderr=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=take_terminal,
+                           env={**os.environ, "TERM": "xterm-256color"})
+    try:
+        os.close(theirs)
+        shown = b""
+        while b"quit" not in shown:
+            shown += os.read(ours, 65536)
+        os.close(ours)
+        _, said = top.communicate(timeout=30)
+    finally:
+        top.kill()
+        top.wait()
+    assert (top.returncode, said) == (125, "knlfix: the terminal: it is gone; ended\n")
+
+
+def test_it_leaves_the_terminal_as_it_was_when_it_is_asked_to_end(so):
+    ours, theirs = a_terminal()
+    before = termios.tcgetattr(theirs)
+    top = subprocess.Popen([so.parent / "knlfix", "top"], stdin=theirs, stdout=theirs, env={**os.environ, "TERM": "xterm-256color"})
+    try:
+        shown = b""
+        while b"quit" not in shown:
+            shown += os.read(ours, 65536)
+        top.terminate()
+        assert top.wait(30) == -signal.SIGTERM
+        while b"\x1b[?1049l" not in shown:
+            shown += os.read(ours, 65536)
+        assert termios.tcgetattr(theirs) == before
+    finally:
+        top.kill()
+        top.wait()
+        os.close(ours)
+        os.close(theirs)
 
 
 def test_a_small_screen_and_a_resized_one(domain, terminal):

@@ -4,6 +4,7 @@ use super::processes::Process;
 use knlfix_core::cpumask::CpuMask;
 use knlfix_core::topology::Cpu;
 use std::collections::BTreeMap;
+use textwrap::core::display_width;
 
 /// A process with pinned threads.
 pub(crate) struct Worker {
@@ -192,14 +193,22 @@ pub(crate) fn short_command(command: &str, room: usize) -> String {
     shortened(format!("{program} {arguments}").trim(), room)
 }
 
-/// The text on one line, without control characters, and with its end left out if need be.
+/// The text on one line, without control characters, and with its end left out if it is wider than so many columns.
 pub(crate) fn shortened(text: &str, room: usize) -> String {
-    let clean = |c: char| if c.is_control() { '?' } else { c };
-    if text.chars().count() <= room {
-        return text.chars().map(clean).collect();
+    let mut line: String = text.chars().map(|c| if c.is_control() { '?' } else { c }).collect();
+    if display_width(&line) <= room {
+        return line;
     }
-    let kept = text.chars().map(clean).take(room.saturating_sub(3));
-    kept.chain("...".chars()).collect()
+    let room = room.saturating_sub(3);
+    let mut width = 0;
+    let end = line.char_indices().find(|&(at, c)| {
+        width += display_width(&line[at..at + c.len_utf8()]);
+        width > room
+    });
+    if let Some((end, _)) = end {
+        line.truncate(end);
+    }
+    line + "..."
 }
 
 pub(crate) fn counted(count: usize, noun: &str) -> String {
@@ -232,6 +241,22 @@ fn label(place: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_line_is_as_wide_as_a_terminal_shows_it() {
+        for (text, room, line) in [
+            ("abcdef", 6, "abcdef"),
+            ("abcdefg", 6, "abc..."),
+            ("日本語", 6, "日本語"),
+            ("日本語", 5, "日..."),
+            ("日本語日本語", 8, "日本..."),
+            ("e\u{301}t\u{e9} 1", 5, "e\u{301}t\u{e9} 1"),
+            ("a\x1b[31m\n", 8, "a?[31m?"),
+            ("日", 0, "..."),
+        ] {
+            assert_eq!(shortened(text, room), line);
+        }
+    }
 
     #[test]
     fn labels_have_one_character_for_62_workers_and_are_never_the_same() {

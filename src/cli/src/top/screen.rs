@@ -12,8 +12,11 @@ use ratatui::layout::{Constraint, Layout};
 use ratatui::style::{Color, Modifier, Style};
 use ratatui::text::Text;
 use ratatui::widgets::{List, ListItem, ListState, Paragraph};
-use std::io;
+use std::io::{self, IsTerminal, PipeReader, Write};
+use std::os::fd::AsRawFd;
+use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::{Duration, Instant};
+use std::{process, thread};
 
 const KEYS: &str = "q quit  up/down select  left/right sort  m map";
 
@@ -28,9 +31,51 @@ pub(crate) fn show(sort: Sort, interval: Duration) -> Result<(), Failure> {
     let mut screen = Screen::new(read()?, sort);
     let failed = |error: io::Error| Failure::new(format!("the terminal: {error}; try knlfix top --once"));
     let mut terminal = ratatui::try_init().map_err(failed)?;
+    let (asked, ask) = io::pipe().map_err(failed)?;
+    ASKED_TO_END.store(ask.as_raw_fd(), Ordering::Relaxed);
+    // SAFETY: a handler that is async-signal-safe.
+    unsafe { libc::signal(libc::SIGTERM, ask_to_end as *const () as libc::sighandler_t) };
+    thread::Builder::new().spawn(move || end_with_terminal(&asked)).map_err(failed)?;
     let outcome = screen.run(&mut terminal, interval);
     ratatui::restore();
     outcome.map_err(failed)
+}
+
+/// Where a signal's handler writes, for [`end_with_terminal`] to read.
+static ASKED_TO_END: AtomicI32 = AtomicI32::new(-1);
+
+extern "C" fn ask_to_end(_: libc::c_int) {
+    // SAFETY: write(2) is async-signal-safe, and a byte is there to be read.
+    unsafe { libc::write(ASKED_TO_END.load(Ordering::Relaxed), c"".as_ptr().cast(), 1) };
+}
+
+/// Waits until the terminal is gone, or somebody asks us to end (SIGTERM), and ends us then.
+///
+/// Mostly SIGHUP does the first. Where it is ignored or goes to others only (under sudo), crossterm would read the end of
+/// the file again and again, and never come back: <https://github.com/crossterm-rs/crossterm/issues/793>.
+fn end_with_terminal(asked: &PipeReader) {
+    // What is read from a pipe may end before the terminal does.
+    let input = if io::stdin().is_terminal() { io::stdin().as_raw_fd() } else { -1 };
+    let entry = |fd, events| libc::pollfd { fd, events, revents: 0 };
+    // A negative one is passed over. Of a hang-up we hear without having asked for any event.
+    let mut watched = [entry(asked.as_raw_fd(), libc::POLLIN), entry(input, 0), entry(io::stdout().as_raw_fd(), 0)];
+    // SAFETY: three entries, which live as long as the call.
+    while unsafe { libc::poll(watched.as_mut_ptr(), 3, -1) } < 1 {
+        if io::Error::last_os_error().kind() != io::ErrorKind::Interrupted {
+            return;
+        }
+    }
+    if watched[0].revents != 0 {
+        ratatui::restore();
+        // SAFETY: what the signal does by itself.
+        unsafe {
+            libc::signal(libc::SIGTERM, libc::SIG_DFL);
+            libc::raise(libc::SIGTERM);
+        }
+    }
+    // Where that can't be said either, nobody is left to hear it.
+    let _ = writeln!(io::stderr(), "knlfix: the terminal: it is gone; ended");
+    process::exit(crate::FAILED.into());
 }
 
 struct Screen {
