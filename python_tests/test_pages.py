@@ -16,7 +16,7 @@ def test_zsh_completes(knlfix, tmp_path):
         os.execvpe("zsh", ["zsh", "-i"], {**os.environ, "ZDOTDIR": str(tmp_path), "TERM": "dumb"})
     try:
         seen = read_until(terminal, b"ready")
-        os.write(terminal, b"knlfix r\t\x18\x02")
+        os.write(terminal, b"knlfix ru\t\x18\x02")
         seen = read_until(terminal, b">")
     finally:
         os.kill(pid, signal.SIGKILL)

@@ -122,6 +122,7 @@ static DEFAULTS: Config = Config::new();
 
 /// The configuration, read from the environment on the first call. A hook may be that call: a runtime linked to the
 /// program is initialised before we are.
+#[inline]
 pub(crate) fn config() -> &'static Config {
     match SETTINGS.state.load(Ordering::Acquire) {
         // SAFETY: READ was stored after the last write.
@@ -131,6 +132,9 @@ pub(crate) fn config() -> &'static Config {
     }
 }
 
+// Apart, as hooks run on small stacks.
+#[cold]
+#[inline(never)]
 fn read_config() -> &'static Config {
     if SETTINGS.state.compare_exchange(UNREAD, READING, Ordering::AcqRel, Ordering::Acquire).is_err() {
         return &DEFAULTS;
@@ -157,12 +161,19 @@ fn read_config() -> &'static Config {
     let config = unsafe { &*SETTINGS.config.get() };
     crate::log::start(config);
     if complaints && log::log_enabled!(log::Level::Warn) {
-        let mut again = Config::new();
-        for line in environment().filter(|line| line.starts_with(b"KNLFIX")) {
-            if let Err(complaint) = again.apply(line) {
-                log::warn!("{complaint}");
-            }
-        }
+        complain();
     }
     config
+}
+
+/// Says what is wrong with the variables.
+#[cold]
+#[inline(never)]
+fn complain() {
+    let mut again = Config::new();
+    for line in environment().filter(|line| line.starts_with(b"KNLFIX")) {
+        if let Err(complaint) = again.apply(line) {
+            log::warn!("{complaint}");
+        }
+    }
 }

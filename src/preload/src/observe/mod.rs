@@ -450,10 +450,17 @@ pub(crate) fn lowest(mask: &CpuMask) -> u32 {
 // The end --------------------------------------------------------------------------------------------------------
 
 /// The process ends.
+#[inline]
 pub(crate) fn ended() {
-    if !ON.load(Ordering::Relaxed) || state::is_vfork_child() {
-        return;
+    if ON.load(Ordering::Relaxed) && !state::is_vfork_child() {
+        tell_the_end();
     }
+}
+
+// Apart: where no report is asked for, processes end on small stacks too.
+#[cold]
+#[inline(never)]
+fn tell_the_end() {
     let Some(page) = page() else { return };
     if page.ended.swap(true, Ordering::Relaxed) {
         return;
@@ -487,6 +494,7 @@ pub(crate) fn report() {
 }
 
 /// Where there was nothing to count.
+#[inline(never)]
 fn append_line(usage: &libc::rusage, user: u64, system: u64, of_children: u64) {
     let pid = sys::getpid();
     let process = Process::read(&budget::Kernel, pid);

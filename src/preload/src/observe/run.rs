@@ -134,12 +134,17 @@ const PLACES: [&[u8]; 3] = [b"knlfix\0", b"../bin/knlfix\0", b"../../bin/knlfix\
 
 /// This process ends. If it is the root, the report is made.
 pub(super) fn end() {
-    let run = run();
-    if run.root != sys::getpid() {
-        return;
+    if run().root == sys::getpid() {
+        tell();
     }
+}
+
+#[cold]
+#[inline(never)]
+fn tell() {
+    let run = run();
     let is_stderr = run.stderr.is_some() && sys::file_of(libc::STDERR_FILENO).ok() == run.stderr;
-    let library = Dso::around(end as *const () as usize).map_or(&b""[..], |dso| dso.path().to_bytes());
+    let library = Dso::around(tell as *const () as usize).map_or(&b""[..], |dso| dso.path().to_bytes());
     let home = library.iter().rposition(|&byte| byte == b'/').and_then(|at| library.get(..=at)).unwrap_or(b"");
     let mut paths = [const { Text::<PATH>::new() }; PLACES.len()];
     for (path, place) in paths.iter_mut().zip(PLACES) {
