@@ -41,7 +41,7 @@ fn row(knob: &Knob, value: &str) -> String {
     format!("{setting:<40} {origin}\n{doc}\n    values: {}\n", knob.values)
 }
 
-fn markdown() -> String {
+pub(crate) fn markdown() -> String {
     let escape = |text: &str| text.replace('|', "\\|");
     let mut table = String::from("| variable | values | default | what it does |\n|---|---|---|---|\n");
     for knob in &KNOBS {

@@ -39,6 +39,9 @@ enum Command {
     /// Write the man page
     #[command(hide = true)]
     Man,
+    /// Write docs/reference.md
+    #[command(hide = true)]
+    Reference,
     /// Write the completions for a shell
     #[command(hide = true)]
     Completions(pages::Completions),
@@ -85,6 +88,7 @@ fn main() -> ExitCode {
         Command::Shown(Shown::Gc(arguments)) => gc::gc(&arguments).map(|()| 0),
         Command::Shown(Shown::Doctor(arguments)) => doctor::doctor(&arguments),
         Command::Man => pages::man().map(|()| 0),
+        Command::Reference => pages::reference().map(|()| 0),
         Command::Completions(arguments) => pages::completions(&arguments).map(|()| 0),
     };
     match outcome {

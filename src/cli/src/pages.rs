@@ -1,4 +1,5 @@
-//! The man page and the shells' completions, from the definition of the command line: for those who package.
+//! The man page, docs/reference.md and the shells' completions, from the definition of the command line: for those who
+//! package.
 
 use crate::{Arguments, Failure, Shown, print};
 use clap::CommandFactory;
@@ -6,6 +7,7 @@ use clap_complete::Shell;
 use clap_mangen::Man;
 use clap_mangen::roff::{Roff, bold, italic, roman};
 use knlfix_core::config::KNOBS;
+use std::fmt::{self, Write};
 use std::io;
 
 #[derive(clap::Args)]
@@ -35,6 +37,50 @@ pub(crate) fn man() -> Result<(), Failure> {
     let mut text = Vec::new();
     page(&mut text).map_err(|error| Failure::new(error.to_string()))?;
     print(&String::from_utf8_lossy(&text))
+}
+
+/// docs/reference.md
+pub(crate) fn reference() -> Result<(), Failure> {
+    let mut text = String::new();
+    write_reference(&mut text).map_err(|error| Failure::new(error.to_string()))?;
+    print(&text)
+}
+
+fn write_reference(out: &mut String) -> fmt::Result {
+    let mut command = Arguments::<Shown>::command();
+    command.build();
+    writeln!(out, "# Reference\n\nWritten by `knlfix reference`, from the tables that the programs use themselves.\n")?;
+    writeln!(out, "## Commands\n")?;
+    for sub in command.get_subcommands_mut().filter(|sub| sub.get_name() != "help") {
+        writeln!(out, "### knlfix {}\n", sub.get_name())?;
+        writeln!(out, "{}\n", sub.get_long_about().or(sub.get_about()).cloned().unwrap_or_default())?;
+        let usage = sub.render_usage().to_string();
+        for line in usage.trim_start_matches("Usage: ").lines() {
+            writeln!(out, "    {}", line.trim())?;
+        }
+        writeln!(out, "\n| option | |\n|---|---|")?;
+        for argument in sub.get_arguments().filter(|argument| !argument.is_hide_set() && argument.get_id() != "help") {
+            let help = argument.get_help().cloned().unwrap_or_default().to_string();
+            let mut notes = vec![help.replace('|', "\\|")];
+            let values = argument.get_possible_values();
+            if !values.is_empty() && argument.get_action().takes_values() {
+                let names: Vec<_> = values.iter().map(|value| format!("`{}`", value.get_name())).collect();
+                notes.push(format!("one of {}", names.join(", ")));
+            }
+            let defaults: Vec<_> = argument.get_default_values().iter().map(|value| value.to_string_lossy()).collect();
+            if !defaults.is_empty() && argument.get_action().takes_values() {
+                notes.push(format!("default: `{}`", defaults.join(" ")));
+            }
+            writeln!(out, "| `{}` | {} |", argument.to_string().replace('|', "\\|"), notes.join("; "))?;
+        }
+        writeln!(out)?;
+    }
+    writeln!(out, "## Variables of the library\n\n{}", crate::env::markdown())?;
+    writeln!(out, "## Exit status\n\n| exit status | meaning |\n|---|---|")?;
+    for (status, meaning) in crate::STATUSES {
+        writeln!(out, "| {status} | {meaning} |")?;
+    }
+    Ok(())
 }
 
 fn page(out: &mut Vec<u8>) -> io::Result<()> {

@@ -95,3 +95,9 @@ fn a_packager_hears_which_shells_there_are() {
     assert_eq!(output.status.code(), Some(2));
     assert!(String::from_utf8_lossy(&output.stderr).contains("[possible values: bash, zsh, fish]"), "{output:?}");
 }
+
+#[test]
+fn the_reference_is_as_the_command_has_it() {
+    let kept = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/reference.md")).unwrap();
+    assert!(kept == knlfix(&["reference"]), "put the output of `knlfix reference` into docs/reference.md");
+}

@@ -126,7 +126,9 @@ pub(crate) fn advice(report: &Report) -> Vec<String> {
     } else {
         advice.push("Nearly all of the time is parallel: threads are well used here, more CPUs will help.".into());
     }
-    if totals.regions > 0 && totals.mean_threads < 1.05 && totals.budget.is_some_and(|budget| budget > 1) {
+    let is_shared = totals.avoided_thread_s > 0.1 * totals.thread_s;
+    if totals.regions > 0 && totals.mean_threads < 1.05 && totals.budget.is_some_and(|budget| budget > 1) && !is_shared
+    {
         advice.push("The regions ran on one thread each: look at OMP_NUM_THREADS and its like.".into());
     }
     if let Some(each) = mean_region(totals).filter(|&each| each < 20e-6) {
@@ -135,8 +137,12 @@ pub(crate) fn advice(report: &Report) -> Vec<String> {
             each * 1e6
         ));
     }
-    if totals.avoided_thread_s > 0.1 * totals.thread_s {
-        advice.push("Regions asked for more threads than there was room for beside the other processes.".into());
+    if is_shared {
+        advice.push(
+            "Regions asked for more threads than there was room for: the processes share the CPUs, so more threads \
+             in each give nothing."
+                .into(),
+        );
     }
     advice
 }
