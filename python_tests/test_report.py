@@ -269,6 +269,24 @@ def test_a_file_that_is_no_report_is_named(so, tmp_path):
     assert done.stderr == f"knlfix: {tmp_path}/other.json: not a report of knlfix\n"
 
 
+def test_gc_removes_the_records_of_a_run_whose_first_program_was_killed(environment, python, split, knlfix):
+    command = python(f"""
+        import subprocess, time
+        subprocess.run([{str(split("libgomp"))!r}, "1", "0.01", "0.01"], check=True, stdout=subprocess.DEVNULL)
+        print("done", flush=True)
+        time.sleep(60)
+    """)
+    root = subprocess.Popen(command, env=environment(True, KNLFIX_REPORT="1"), stdout=subprocess.PIPE, text=True)
+    assert root.stdout.readline() == "done\n"
+    [directory] = pathlib.Path("/dev/shm").glob(f"knlfix-report-*-{root.pid}-*")
+    assert str(directory) not in knlfix("gc")
+    root.kill()
+    root.wait()
+    assert f"{directory}: would be removed, records of a run that nobody reported on\n" in knlfix("gc", "--dry-run")
+    assert f"{directory}: removed, records of a run that nobody reported on\n" in knlfix("gc")
+    assert not directory.exists()
+
+
 def test_nothing_is_left_in_shared_memory(report, python):
     report(*python("import os; os._exit(0)"))
     assert not list(pathlib.Path("/dev/shm").glob("knlfix-report-*"))

@@ -2,6 +2,7 @@
 
 use crate::Failure;
 use crate::domains::{self, Domain};
+use crate::report::records;
 use std::fs;
 use std::io;
 use std::path::Path;
@@ -24,6 +25,15 @@ pub(crate) fn gc(arguments: &Arguments) -> Result<(), Failure> {
             Err(error) => {
                 eprintln!("knlfix: {}: {error}; left as it is", path.display());
                 failed = true;
+            }
+        }
+    }
+    for directory in records::directories().map_err(|error| Failure::new(format!("/dev/shm: {error}")))? {
+        if records::is_over(&directory) {
+            let would = if arguments.dry_run { "would be " } else { "" };
+            println!("{}: {would}removed, records of a run that nobody reported on", directory.display());
+            if !arguments.dry_run {
+                records::remove(&directory);
             }
         }
     }

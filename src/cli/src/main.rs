@@ -60,7 +60,7 @@ enum Shown {
     Map(map::Arguments),
     /// Show who shares the CPUs: the processes of all domains, live
     Top(top::Arguments),
-    /// Remove the ledgers that killed processes left in /dev/shm
+    /// Remove what killed processes left in /dev/shm: ledgers, and records for reports
     Gc(gc::Arguments),
     Doctor(doctor::Arguments),
 }

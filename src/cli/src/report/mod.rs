@@ -2,7 +2,7 @@
 
 mod html;
 mod model;
-mod records;
+pub(crate) mod records;
 mod text;
 mod trace;
 mod watch;
@@ -143,7 +143,7 @@ fn host() -> String {
 fn collect(arguments: &Arguments, directory: &Path) -> Result<(), Failure> {
     let failed = |error: std::io::Error| Failure::new(format!("{}: {error}", directory.display()));
     let records = Records::read(directory).map_err(failed)?;
-    let root = root_of(directory);
+    let root = records::root_of(directory);
     let now = records::monotonic();
     let begun = records.begun().unwrap_or(now);
     let (processes, count) = records.processes(begun, now, &BTreeMap::new());
@@ -168,31 +168,12 @@ fn collect(arguments: &Arguments, directory: &Path) -> Result<(), Failure> {
     if arguments.table || !arguments.no_table && !has_file {
         eprint!("{}", text::text(&report));
     }
-    remove(directory);
+    records::remove(directory);
     Ok(())
-}
-
-/// The number in the directory's name: knlfix-report-USER-PROCESS-START.
-fn root_of(directory: &Path) -> Option<u32> {
-    directory.file_name()?.to_str()?.strip_prefix("knlfix-report-")?.split('-').nth(1)?.parse().ok()
 }
 
 fn since_1970() -> f64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |time| time.as_secs_f64())
-}
-
-/// Removes what we know of, and nothing else.
-fn remove(directory: &Path) {
-    let is_ours = |name: &str| {
-        name == "short" || !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_digit() || byte == b'-')
-    };
-    for entry in fs::read_dir(directory).into_iter().flatten().filter_map(Result::ok) {
-        if entry.file_name().to_str().is_some_and(is_ours) {
-            // Whoever is still there goes on with what it has mapped.
-            let _ = fs::remove_file(entry.path());
-        }
-    }
-    let _ = fs::remove_dir(directory);
 }
 
 fn run_and_report(arguments: &Arguments) -> Result<u8, Failure> {
@@ -235,7 +216,7 @@ fn run_and_report(arguments: &Arguments) -> Result<u8, Failure> {
         eprint!("{}", text::text(&report));
         Ok(watched.status)
     });
-    remove(&directory);
+    records::remove(&directory);
     outcome
 }
 

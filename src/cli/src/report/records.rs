@@ -1,12 +1,15 @@
 //! The records that the processes of a run have left in its directory.
 
 use super::model::{Counts, Process, Source, serial};
+use crate::domains;
+use knlfix_core::ledger::Owner;
 use knlfix_core::record::{self, Event, Moment, RUNTIMES, Record, SIZES, Times};
 use memmap2::{MmapOptions, MmapRaw};
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
-use std::path::Path;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -147,6 +150,52 @@ impl Records {
         processes.sort_by(|one, other| one.begun_s.total_cmp(&other.begun_s));
         (processes, count)
     }
+}
+
+const DIRECTORY: &str = "/dev/shm";
+const PREFIX: &str = "knlfix-report-";
+
+/// This user's directories of records: `knlfix-report-USER-PROCESS-START` of a run with a variable, and
+/// `knlfix-report-run-PROCESS-TIME` of one under `knlfix report`.
+pub(crate) fn directories() -> io::Result<Vec<PathBuf>> {
+    let user = fs::metadata("/proc/self")?.uid();
+    let is_ours = |entry: &fs::DirEntry| {
+        let is_directory = entry.metadata().is_ok_and(|file| file.is_dir() && file.uid() == user);
+        is_directory && entry.file_name().to_string_lossy().starts_with(PREFIX)
+    };
+    let mut paths: Vec<_> =
+        fs::read_dir(DIRECTORY)?.filter_map(Result::ok).filter(is_ours).map(|entry| entry.path()).collect();
+    paths.sort();
+    Ok(paths)
+}
+
+/// Whether the process that was to report on it is gone.
+pub(crate) fn is_over(directory: &Path) -> bool {
+    let Some(pid) = root_of(directory) else { return false };
+    let name = directory.file_name().unwrap_or_default().to_string_lossy();
+    // Only of the program that has the variable the directory tells when it started.
+    let has_start = !name.starts_with("knlfix-report-run-");
+    let started = name.rsplit('-').next().and_then(|start| start.parse().ok()).filter(|_| has_start);
+    Owner::new(pid as i32, started.unwrap_or(0)).is_some_and(|owner| !domains::is_alive(owner))
+}
+
+/// The number in the directory's name: knlfix-report-USER-PROCESS-START.
+pub(crate) fn root_of(directory: &Path) -> Option<u32> {
+    directory.file_name()?.to_str()?.strip_prefix(PREFIX)?.split('-').nth(1)?.parse().ok()
+}
+
+/// Removes what we know of, and nothing else.
+pub(crate) fn remove(directory: &Path) {
+    let is_ours = |name: &str| {
+        name == "short" || !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_digit() || byte == b'-')
+    };
+    for entry in fs::read_dir(directory).into_iter().flatten().filter_map(Result::ok) {
+        if entry.file_name().to_str().is_some_and(is_ours) {
+            // Whoever is still there goes on with what it has mapped.
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+    let _ = fs::remove_dir(directory);
 }
 
 /// The many that only live for a moment are in the totals.
