@@ -88,3 +88,18 @@ def python(tmp_path):
         return [sys.executable, path]
 
     return command
+
+
+@pytest.fixture
+def measured():
+    """measured(test): runs it until it holds, a few times at most: between its clock and ours others may take the CPU."""
+
+    def run(test, tries=5):
+        for left in reversed(range(tries)):
+            try:
+                return test()
+            except AssertionError:
+                if not left:
+                    raise
+
+    return run

@@ -50,52 +50,61 @@ def known(output):
 
 
 @pytest.mark.parametrize("runtime", ["libgomp", "libomp14", "libomp19", "iomp2026"])
-def test_region_time_and_serial_fraction_are_what_the_program_measures_itself(report, split, runtime):
-    name = "GNU OpenMP" if runtime == "libgomp" else "LLVM/Intel OpenMP"
-    reported = report(split(runtime), "20", "0.03", "0.02")
-    inside, serial = known(reported.output)
-    assert reported.json["region_s"] == pytest.approx(inside, rel=TOLERANCE)
-    assert reported.json["serial_fraction"] == pytest.approx(serial, abs=TOLERANCE)
-    [source] = reported.json["sources"]
-    assert (source["runtime"], source["library"], source["regions"]) == (name, f"split-{runtime}", 21)
-    assert reported.json["budget"] == len(os.sched_getaffinity(0))
+def test_region_time_and_serial_fraction_are_what_the_program_measures_itself(report, split, runtime, measured):
+    def test():
+        name = "GNU OpenMP" if runtime == "libgomp" else "LLVM/Intel OpenMP"
+        reported = report(split(runtime), "20", "0.03", "0.02")
+        inside, serial = known(reported.output)
+        assert reported.json["region_s"] == pytest.approx(inside, rel=TOLERANCE)
+        assert reported.json["serial_fraction"] == pytest.approx(serial, abs=TOLERANCE)
+        [source] = reported.json["sources"]
+        assert (source["runtime"], source["library"], source["regions"]) == (name, f"split-{runtime}", 21)
+        assert reported.json["budget"] == len(os.sched_getaffinity(0))
+
+    measured(test)
 
 
-def test_a_real_dgemm_is_numpys_time(report, python):
-    reported = report(*python("""
-        import time, numpy
-        begun = time.perf_counter()
-        a = numpy.random.rand(1000, 1000)
-        inside = 0
-        for _ in range(10):
-            end = time.perf_counter() + 0.03
-            while time.perf_counter() < end:
-                pass
-            entered = time.perf_counter()
-            a @ a
-            inside += time.perf_counter() - entered
-        print(inside, time.perf_counter() - begun)
-    """))
-    inside, _ = known(reported.output)
-    assert reported.json["region_s"] == pytest.approx(inside, rel=TOLERANCE)
-    [source] = reported.json["sources"]
-    assert source["runtime"] == "OpenBLAS/BLIS" and source["library"].startswith("numpy/")
-    assert source["regions"] == 10
+def test_a_real_dgemm_is_numpys_time(report, python, measured):
+    def test():
+        reported = report(*python("""
+            import time, numpy
+            begun = time.perf_counter()
+            a = numpy.random.rand(1000, 1000)
+            inside = 0
+            for _ in range(10):
+                end = time.perf_counter() + 0.03
+                while time.perf_counter() < end:
+                    pass
+                entered = time.perf_counter()
+                a @ a
+                inside += time.perf_counter() - entered
+            print(inside, time.perf_counter() - begun)
+        """))
+        inside, _ = known(reported.output)
+        assert reported.json["region_s"] == pytest.approx(inside, rel=TOLERANCE)
+        [source] = reported.json["sources"]
+        assert source["runtime"] == "OpenBLAS/BLIS" and source["library"].startswith("numpy/")
+        assert source["regions"] == 10
+
+    measured(test)
 
 
-def test_the_trees_cpu_time_is_the_kernels(report, python):
-    reported = report(*python("""
-        import os, resource, subprocess, sys
-        spin = "import time\\nend = time.process_time() + 0.2\\nwhile time.process_time() < end: pass"
-        for _ in range(3):
-            subprocess.run([sys.executable, "-c", spin], check=True)
-        mine, children = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
-        print(mine.ru_utime + mine.ru_stime + children.ru_utime + children.ru_stime, flush=True)
-        os._exit(0)
-    """))
-    assert reported.json["cpu_s"] == pytest.approx(float(reported.output), rel=TOLERANCE)
-    assert reported.json["process_count"] == 4
-    assert reported.json["serial_fraction"] == 1
+def test_the_trees_cpu_time_is_the_kernels(report, python, measured):
+    def test():
+        reported = report(*python("""
+            import os, resource, subprocess, sys
+            spin = "import time\\nend = time.process_time() + 0.2\\nwhile time.process_time() < end: pass"
+            for _ in range(3):
+                subprocess.run([sys.executable, "-c", spin], check=True)
+            mine, children = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
+            print(mine.ru_utime + mine.ru_stime + children.ru_utime + children.ru_stime, flush=True)
+            os._exit(0)
+        """))
+        assert reported.json["cpu_s"] == pytest.approx(float(reported.output), rel=TOLERANCE)
+        assert reported.json["process_count"] == 4
+        assert reported.json["serial_fraction"] == 1
+
+    measured(test)
 
 
 def test_a_thousand_short_children_are_counted_and_not_listed(report):
@@ -120,20 +129,23 @@ def test_what_a_killed_worker_did_is_there(report, python, split):
     assert worker["cpu_s"] > 0
 
 
-def test_a_process_that_leaves_by_underscore_exit_or_execs_is_whole(report, python, split):
-    program = str(split("libgomp"))
-    reported = report(*python(f"""
-        import os
-        for _ in range(2):
-            if os.fork() == 0:
-                os.execv({program!r}, [{program!r}, "5", "0.01", "0.01"])
-            os.wait()
-        os.execv({program!r}, [{program!r}, "5", "0.01", "0.01"])
-    """))
-    inside = sum(float(line.split()[0]) for line in reported.output.splitlines())
-    assert reported.json["region_s"] == pytest.approx(inside, rel=TOLERANCE, abs=0.002)
-    assert reported.json["regions"] == 18
-    assert reported.json["process_count"] == 3
+def test_a_process_that_leaves_by_underscore_exit_or_execs_is_whole(report, python, split, measured):
+    def test():
+        program = str(split("libgomp"))
+        reported = report(*python(f"""
+            import os
+            for _ in range(2):
+                if os.fork() == 0:
+                    os.execv({program!r}, [{program!r}, "5", "0.01", "0.01"])
+                os.wait()
+            os.execv({program!r}, [{program!r}, "5", "0.01", "0.01"])
+        """))
+        inside = sum(float(line.split()[0]) for line in reported.output.splitlines())
+        assert reported.json["region_s"] == pytest.approx(inside, rel=TOLERANCE, abs=0.002)
+        assert reported.json["regions"] == 18
+        assert reported.json["process_count"] == 3
+
+    measured(test)
 
 
 def test_forks_in_forks_have_records_of_their_own(report, python):
@@ -200,24 +212,27 @@ def test_the_variable_alone_prints_the_table_of_the_whole_tree_once(environment,
     assert len(done.stdout.splitlines()) == 2
 
 
-def test_four_ranks_with_files_of_their_own_are_merged(environment, split, so, tmp_path):
-    ranks = []
-    for rank in range(4):
-        variables = environment(True, KNLFIX_REPORT=f"rank{rank}.json", SLURM_JOB_ID=os.environ["SLURM_JOB_ID"])
-        command = [split("libgomp"), "5", "0.02", "0.02"]
-        ranks.append(subprocess.Popen(command, env=variables, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
-    inside = 0
-    for rank in ranks:
-        output, errors = rank.communicate(timeout=60)
-        assert (rank.returncode, errors) == (0, "")
-        inside += known(output)[0]
-    files = [tmp_path / f"rank{rank}.json" for rank in range(4)]
-    command = [so.parent / "knlfix", "report", "--json", "-", *files]
-    merged = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
-    jsonschema.validate(merged, SCHEMA)
-    assert merged["region_s"] == pytest.approx(inside, rel=TOLERANCE)
-    assert (len(merged["runs"]), len(merged["processes"]), merged["regions"]) == (4, 4, 24)
-    assert [process["run"] for process in merged["processes"]] == [0, 1, 2, 3]
+def test_four_ranks_with_files_of_their_own_are_merged(environment, split, so, tmp_path, measured):
+    def test():
+        ranks = []
+        for rank in range(4):
+            variables = environment(True, KNLFIX_REPORT=f"rank{rank}.json", SLURM_JOB_ID=os.environ["SLURM_JOB_ID"])
+            command = [split("libgomp"), "5", "0.02", "0.02"]
+            ranks.append(subprocess.Popen(command, env=variables, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
+        inside = 0
+        for rank in ranks:
+            output, errors = rank.communicate(timeout=60)
+            assert (rank.returncode, errors) == (0, "")
+            inside += known(output)[0]
+        files = [tmp_path / f"rank{rank}.json" for rank in range(4)]
+        command = [so.parent / "knlfix", "report", "--json", "-", *files]
+        merged = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
+        jsonschema.validate(merged, SCHEMA)
+        assert merged["region_s"] == pytest.approx(inside, rel=TOLERANCE)
+        assert (len(merged["runs"]), len(merged["processes"]), merged["regions"]) == (4, 4, 24)
+        assert [process["run"] for process in merged["processes"]] == [0, 1, 2, 3]
+
+    measured(test)
 
 
 def test_the_page_is_whole_and_needs_nothing_else(so, environment, split, tmp_path):
