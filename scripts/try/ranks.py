@@ -1,0 +1,96 @@
+"""Drives the ranks of rank.c, and reads of the kernel where their threads may run."""
+
+import mmap
+import os
+import pathlib
+import struct
+import subprocess
+import time
+
+import common
+
+MOST = 64
+FIELDS = ["may_leave", "entered", "team", "pid"]
+PATIENCE = 60
+
+
+def build(directory):
+    """The program, linked to the system's libgomp."""
+    program = directory / "rank"
+    source = pathlib.Path(__file__).resolve().parent / "rank.c"
+    subprocess.run(["gcc", "-O1", "-Wall", "-Wextra", "-Werror", "-fopenmp", source, "-o", program], check=True)
+    return program
+
+
+class Ranks:
+    """`count` ranks that whoever started them gave `self.path`."""
+
+    def __init__(self, directory, name, count):
+        self.path, self.count = directory / ("ranks-" + name), count
+        self.path.write_bytes(bytes(4 * MOST * len(FIELDS)))
+        with self.path.open("r+b") as file:
+            self.shared = mmap.mmap(file.fileno(), 0)
+
+    def offset(self, field, rank):
+        return 4 * (FIELDS.index(field) * MOST + rank)
+
+    def get(self, field, rank):
+        return struct.unpack_from("=i", self.shared, self.offset(field, rank))[0]
+
+    def put(self, field, rank, value):
+        struct.pack_into("=i", self.shared, self.offset(field, rank), value)
+
+    def entered(self, rank, count):
+        """Waits until the rank is in its region number `count`."""
+        end = time.monotonic() + PATIENCE
+        while self.get("entered", rank) < count:
+            if time.monotonic() > end:
+                raise TimeoutError("rank %d does not enter region %d" % (rank, count))
+            time.sleep(0.005)
+
+    def teams(self):
+        """The sizes of the teams: each rank in turn leaves its region and enters another, while all others are in theirs."""
+        for rank in range(self.count):
+            self.entered(rank, 1)
+        for rank in range(self.count):
+            self.put("may_leave", rank, 1)
+            self.entered(rank, 2)
+        return [self.get("team", rank) for rank in range(self.count)]
+
+    def pids(self):
+        return [self.get("pid", rank) for rank in range(self.count)]
+
+    def pins(self):
+        """Where each rank's main thread may run."""
+        return [mask(pid) for pid in self.pids()]
+
+    def ledgers(self):
+        """The ledgers of each rank."""
+        return [sorted(common.mapped_ledgers(pid)) for pid in self.pids()]
+
+    def end(self):
+        """Lets them end."""
+        for rank in range(self.count):
+            self.put("may_leave", rank, -1)
+
+
+def mask(pid, thread=None):
+    """The CPUs that a thread (else the main thread) may use, as the kernel lists them."""
+    status = pathlib.Path("/proc/%d/task/%d/status" % (pid, thread or pid)).read_text()
+    return next(line.split()[1] for line in status.splitlines() if line.startswith("Cpus_allowed_list:"))
+
+
+def is_alive(pid):
+    try:
+        return pathlib.Path("/proc/%d/stat" % pid).read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def wait_until(true, what):
+    """Waits as long as no machine needs."""
+    end = time.monotonic() + PATIENCE
+    while not true():
+        if time.monotonic() > end:
+            raise TimeoutError("it never happened: " + what)
+        time.sleep(0.02)
