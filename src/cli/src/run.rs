@@ -49,10 +49,24 @@ pub(crate) fn beside_the_command() -> Result<PathBuf, Failure> {
     let command =
         env::current_exe().map_err(|error| Failure::new(format!("can't tell where I am ({error}); use --library")))?;
     let home = command.parent().unwrap_or(Path::new("/"));
-    let found = PLACES.iter().find_map(|place| home.join(place).join(LIBRARY).canonicalize().ok());
+    let installed = PLACES.iter().map(|place| home.join(place));
+    let found = installed.chain(in_a_wheel(home)).find_map(|place| place.join(LIBRARY).canonicalize().ok());
     found.ok_or_else(|| {
         Failure::new(format!("{LIBRARY} is neither in {} nor in ../lib from there; use --library", home.display()))
     })
+}
+
+/// Where Python's package installers put the library, from the directory of the command: beside the package's Python files.
+fn in_a_wheel(home: &Path) -> impl Iterator<Item = PathBuf> {
+    // pip --target; uv with links into its cache.
+    let flat = ["../knlfix", "../../knlfix"].map(|place| home.join(place));
+    let libraries = ["../lib", "../lib64"].map(|place| home.join(place)).into_iter();
+    let entries = libraries.filter_map(|library| library.read_dir().ok()).flat_map(|entries| entries.flatten());
+    let mut pythons: Vec<_> = entries.map(|entry| entry.path()).collect();
+    pythons.retain(|path| path.file_name().is_some_and(|name| name.as_bytes().starts_with(b"python3")));
+    pythons.sort();
+    let kinds = ["site-packages/knlfix", "dist-packages/knlfix"];
+    pythons.into_iter().flat_map(move |python| kinds.map(|kind| python.join(kind))).chain(flat)
 }
 
 /// What is preloaded already stays; the library comes first, and once.

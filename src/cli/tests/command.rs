@@ -61,6 +61,40 @@ fn failures_have_the_shells_exit_status_and_one_line_that_names_the_thing() {
 }
 
 #[test]
+fn run_finds_the_library_in_every_layout_that_it_is_installed_in() {
+    let tree = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("layouts-{}", std::process::id()));
+    let command = tree.join("bin/knlfix");
+    std::fs::create_dir_all(tree.join("bin")).unwrap();
+    // A link: to run a file that was just written may fail, while another test forks.
+    std::fs::hard_link(env!("CARGO_BIN_EXE_knlfix"), &command).unwrap();
+    let run = || {
+        let mut command = Command::new(&command);
+        command.args(["run", "sh", "-c", "echo $LD_PRELOAD"]).env_remove("LD_PRELOAD").output().unwrap()
+    };
+    for place in [
+        "bin",
+        "lib",
+        "lib64",
+        "lib/x86_64-linux-gnu",
+        "lib/knlfix",
+        "lib/python3.11/site-packages/knlfix",
+        "lib64/python3.9/site-packages/knlfix",
+        "lib/python3/dist-packages/knlfix",
+        "knlfix",
+    ] {
+        let library = tree.join(place).join("libknlfix.so");
+        std::fs::create_dir_all(library.parent().unwrap()).unwrap();
+        std::fs::copy(a_library(), &library).unwrap();
+        assert_eq!(text(&run().stdout).trim(), library.to_str().unwrap());
+        std::fs::remove_file(&library).unwrap();
+    }
+    let output = run();
+    assert_eq!(output.status.code(), Some(125));
+    assert!(stderr(&output).contains("use --library"), "{output:?}");
+    std::fs::remove_dir_all(&tree).unwrap();
+}
+
+#[test]
 fn env_shows_current_values_and_complains_about_bad_ones() {
     let output = knlfix(&["env"]).env("KNLFIX_THREADS", "0").env("KNLFIX_AFFINITY", "maybe").output().unwrap();
     let shown = text(&output.stdout);
