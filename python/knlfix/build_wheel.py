@@ -27,5 +27,5 @@ def build_wheel(directory, settings=None, metadata=None):
     target = HERE / "src/knlfix/libknlfix.so"
     shutil.copyfile(library, target)
     target.chmod(0o755)
-    os.environ.setdefault("MATURIN_PEP517_ARGS", "--zig --locked")
+    os.environ.setdefault("MATURIN_PEP517_ARGS", "--zig --locked --compatibility manylinux2014")
     return maturin.build_wheel(directory, settings, metadata)
