@@ -233,6 +233,79 @@ def test_a_mask_that_another_process_sets_wins(job, allowed, runtime):
     end(one, other)
 
 
+@pytest.mark.parametrize("runtime", program.LINKED)
+def test_a_mask_that_is_refused_changes_nothing(job, allowed, runtime):
+    first, second = allowed[:2]
+    one, other = job.two(runtime)
+    assert [one.settled(), other.settled()] == [[[first]], [[second]]]
+    assert other.ask("refused") == str(errno.EINVAL)
+    one.stay()
+    other.stay()
+    # Both are at work, so the third finds nothing.
+    third = job.start(runtime)
+    assert third.settled() == [allowed]
+    one.leave()
+    other.leave()
+    end(one, other, third)
+
+
+# ---- what runtimes do -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("is_full", (False, True), ids=("room", "no-room"))
+@pytest.mark.parametrize("runtime, binding", BOUND)
+def test_threads_that_came_and_went_before(job, allowed, runtime, binding, is_full):
+    count = len(allowed) if is_full else 1
+    one, other = job.two(runtime, binding)
+    one.settled(count)
+    one.stay(count)
+    # They keep the main thread neither from a place nor from being looked after.
+    assert other.ask("threads 12") == "threads"
+    assert other.settled() == [allowed if is_full else allowed[1:2]]
+    one.leave()
+    end(one, other)
+
+
+def test_a_team_that_shrinks_and_grows_again_and_again(job, allowed):
+    # libgomp ends two threads and makes two new ones each time, more in all than there is room for.
+    one, other = job.two(OMP_WAIT_POLICY="passive")
+    one.settled()
+    one.stay()
+    assert other.ask("flap 600") == "flap"
+    assert [mask for mask in other.settled(4) if mask not in (allowed, allowed[1:2])] == []
+    one.leave()
+    end(one, other)
+
+
+@pytest.mark.parametrize("runtime", ("libomp19", "iomp2026"))  # others keep their pins
+def test_a_runtime_that_gives_up_its_pins_and_pins_again(job, allowed, runtime):
+    first, second = allowed[:2]
+    one, other = job.two(runtime)
+    assert [one.settled(), other.settled()] == [[[first]], [[second]]]
+    assert parse(other.ask("pause"))[0] == [allowed]
+    one.stay()
+    assert other.settled() == [[second]]
+    one.leave()
+    end(one, other)
+
+
+WALKS = ("all", "cpuid_leaf11", "cpuid_leaf4", "cpuinfo", "flat")
+
+
+@pytest.mark.parametrize("method", WALKS)
+@pytest.mark.parametrize("runtime", ("libomp14", "libomp19", "iomp2026"))
+def test_whichever_way_a_runtime_finds_out_what_the_cpus_are(job, allowed, runtime, method):
+    says = {**REPORTS["kmp"][1], "KMP_TOPOLOGY_METHOD": method}
+    alone, _ = reports(job.start(runtime, None, preload=False, **says), 1)
+    one = job.start(runtime, "compact")
+    one.settled()
+    one.stay()
+    # It finds the same, and is moved all the same.
+    assert reports(job.start(runtime, None, **says), 1) == (alone, [allowed[1:2]])
+    one.leave()
+    end(one)
+
+
 # ---- exec -------------------------------------------------------------------------------------------------------
 
 
@@ -338,6 +411,16 @@ def test_a_pool_of_workers_with_a_thread_each(pool, allowed, runtime, method):
     stacked = pool(method, "pinned", count, 1, runtime=runtime, preload=False, **binding)["workers"]
     assert stacked == [[allowed[:1]]] * count
     workers = pool(method, "pinned", count, 1, runtime=runtime, preload=True, **binding)["workers"]
+    assert sorted(workers) == [[[cpu]] for cpu in allowed]
+
+
+@pytest.mark.parametrize("runtime, binding", [(runtime, binding) for runtime, binding in BOUND if runtime in (
+    "libgomp", "libomp19", "iomp2026")])
+def test_loky_workers_under_every_binding(pool, allowed, runtime, binding):
+    count = len(allowed)
+    binding = BINDINGS[binding]
+    assert pool("loky", "pinned", count, 1, runtime=runtime, preload=False, **binding)["workers"] == [[allowed[:1]]] * count
+    workers = pool("loky", "pinned", count, 1, runtime=runtime, preload=True, **binding)["workers"]
     assert sorted(workers) == [[[cpu]] for cpu in allowed]
 
 

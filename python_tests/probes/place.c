@@ -4,6 +4,10 @@
    stay N     the same, and does not leave the region before the next line comes, which is not answered
    mask       the main thread's, in the same form
    set LIST   sets the main thread's mask, as a program does on purpose: what it is then
+   refused    tries to set it to a CPU that is not there: the error's number
+   threads N  N threads, one after the other, each of which runs a region of its own: "threads"
+   flap N     N times a region of 2 threads and one of 4: "flap"
+   pause      has the runtime give up its threads and its pins (omp_pause_resource_all): what the mask is then
    cat        executes cat in its place, which answers each line with the same line
    nothing    tries to execute a program that is not there: the error's number
 
@@ -11,6 +15,7 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <omp.h>
+#include <pthread.h>
 #include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -79,6 +84,28 @@ static void region(int threads, int stays) {
     }
 }
 
+static void empty_region(int threads) {
+#pragma omp parallel num_threads(threads)
+    sched_getcpu();
+}
+
+static void *region_of_its_own(void *argument) {
+    (void)argument;
+    empty_region(1);
+    return NULL;
+}
+
+static void threads(int count) {
+    for (int done = 0; done < count; done++) {
+        pthread_t thread;
+        if (pthread_create(&thread, NULL, region_of_its_own, NULL)) exit(6);
+        pthread_join(thread, NULL);
+    }
+}
+
+/* Not in every runtime that this is linked to. */
+int omp_pause_resource_all(omp_pause_resource_t) __attribute__((weak));
+
 static cpu_set_t parse(char *text) {
     cpu_set_t mask;
     CPU_ZERO(&mask);
@@ -101,6 +128,24 @@ int main(void) {
         } else if (!strcmp(line, "set")) {
             cpu_set_t mask = parse(rest);
             if (sched_setaffinity(0, sizeof mask, &mask)) perror("sched_setaffinity");
+            look(seen[0]);
+            puts(seen[0]);
+        } else if (!strcmp(line, "refused")) {
+            cpu_set_t mask;
+            CPU_ZERO(&mask);
+            CPU_SET(CPU_SETSIZE - 1, &mask);
+            printf("%d\n", sched_setaffinity(0, sizeof mask, &mask) ? errno : 0);
+        } else if (!strcmp(line, "threads")) {
+            threads(atoi(rest));
+            puts("threads");
+        } else if (!strcmp(line, "flap")) {
+            for (int count = atoi(rest); count > 0; count--) {
+                empty_region(2);
+                empty_region(4);
+            }
+            puts("flap");
+        } else if (!strcmp(line, "pause")) {
+            if (!omp_pause_resource_all || omp_pause_resource_all(omp_pause_hard)) return 7;
             look(seen[0]);
             puts(seen[0]);
         } else if (!strcmp(line, "cat")) {

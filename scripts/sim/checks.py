@@ -4,6 +4,7 @@ WHICH is `all` or `topology` (and places), CPUS how many the node has online, SM
 has the programs `children`, `many`, `report`, `topology` and `places-` with a runtime's name. C programs and Pools by fork and spawn are run without the library first: they have to show the known trouble.
 """
 
+import collections
 import errno
 import itertools
 import json
@@ -128,7 +129,7 @@ class Node:
         self.expect("topology of %d CPUs: hwloc's" % len(cpus), [row for row in rows if row[0] != row[1]][:4], [])
 
     def places(self, what, runtime, setting, numbers, wanted, preload=True):
-        """Forked workers, each with a team; numbers: workers, threads and maybe seconds. On which CPUs they are pinned."""
+        """Forked workers, each with a team; numbers: workers, threads and maybe events. On which CPUs they are pinned."""
         command = ["env", "-u", "OMP_PROC_BIND", *setting, self.directory + "/places-" + runtime, *map(str, numbers)]
         out, err = self.run(preload, command)
         words = out.split()
@@ -155,6 +156,7 @@ def main(which, count, small, directory, library, length="short"):
     node.topology(node.cpus)
     node.topology(node.cpus[1::3])
     places(node)
+    placed(node)
     if which == "all":
         run(node)
     if length == "long":
@@ -183,12 +185,32 @@ def places(node):
     node.places(what, "iomp2026", SCATTER, (workers, 4), everybody)
     for level in "core", "spread":
         node.places("%d workers" % workers, "libgomp", ["KNLFIX_PLACE=" + level], (workers, 0), {"most": 1, "free": 0})
-    node.places(what + " after others", "libgomp", CLOSE, (workers, 4, 5), others)
+    node.places(what + " after others", "libgomp", CLOSE, (workers, 4, 40), others)
+    node.ledgers()
+
+
+def placed(node):
+    """A worker for each tile and for each NUMA node, and two. Their threads and their memory are there, too."""
+    rows = hwloc.view(node.cpus)
+    tiles, nodes = (collections.Counter(row[place] for row in rows) for place in (3, 2))
+    if len(set(tiles.values())) == 1 < len(tiles):
+        workers = min(len(tiles), 16)
+        node.places("%d workers" % workers, "libgomp", ["KNLFIX_PLACE=tile"], (workers, 0),
+                    {"cpus": workers * tiles[0], "most": 1, "free": 0})
+    if len(nodes) > 1:
+        setting = ["KNLFIX_PLACE=numa"]
+        for each in 1, 2:
+            workers = each * len(nodes)
+            node.places("%d workers" % workers, "libgomp", setting, (workers, 0),
+                        {"cpus": len(rows), "most": each, "free": 0, "local": workers})
+        # The libgomp of a forked worker believes that it has all nodes, and pins where it has none.
+        node.places("%d workers of 4 threads" % len(nodes), "libgomp", CLOSE + setting, (len(nodes), 4),
+                    {"cpus": len(rows), "most": 4, "free": 0, "local": len(nodes)})
     node.ledgers()
 
 
 def many_places(node):
-    """As many as a node has cores, and as it has CPUs; and those that come and go for a minute."""
+    """As many as a node has cores, and as it has CPUs; and so many that come and go."""
     cores = len({(pathlib.Path("/sys/devices/system/cpu/cpu%d/topology/thread_siblings_list" % cpu)).read_text()
                  for cpu in node.cpus})
     if len(node.cpus) == 4 * cores:
@@ -198,7 +220,12 @@ def many_places(node):
     for workers in cores, len(node.cpus):
         node.places("%d workers" % workers, "libgomp", ["KNLFIX_PLACE=core"], (workers, 0),
                     {"cpus": len(node.cpus), "cores": cores, "most": 1, "free": 0})
-    node.places("16 workers of 4 threads after others", "libgomp", CLOSE, (16, 4, 60), {"most": 1})
+    workers = len(node.cpus)
+    after = "%d workers after %d events" % (workers, 4 * workers)
+    node.places(after, "libgomp", ["KNLFIX_PLACE=core"], (workers, 0, 4 * workers), {"cpus": workers, "most": 1, "free": 0})
+    node.ledgers()
+    # The first thread of each is not pinned.
+    node.places(after, "libgomp", CLOSE, (workers, 2, 4 * workers), {"cpus": workers, "most": 1, "free": workers})
     node.ledgers()
 
 

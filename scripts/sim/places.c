@@ -1,8 +1,9 @@
-/* Workers that run OpenMP teams, forked, and the CPUs that they are pinned to: places WORKERS THREADS [SECONDS]
+/* Workers that run OpenMP teams, forked, and the CPUs that they are pinned to: places WORKERS THREADS [EVENTS]
 
-   Prints how many CPUs and cores hold a pinned thread, the most threads that one CPU holds, and how many threads are not
-   pinned, as "cpus 4 cores 1 most 16 free 0". Who is placed without threads of its own counts with its main thread: THREADS is 0.
-   With SECONDS, workers come and go at random for so long first, and some are killed. */
+   Prints how many CPUs and cores hold a pinned thread, the most threads that one CPU holds, how many threads are not
+   pinned, and for how many workers memory comes from the node that they run on, as "cpus 4 cores 1 most 16 free 0 local 16".
+   Who is placed without threads of its own counts with its main thread: THREADS is 0.
+   With EVENTS, so many times a worker comes or goes first, one of WORKERS at random. Most go by a signal, whatever they do. */
 #define _GNU_SOURCE
 #include <omp.h>
 #include <sched.h>
@@ -14,7 +15,6 @@
 #include <sys/mman.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
 
 enum { MOST_CPUS = 2048, MOST_WORKERS = 1024, MOST_THREADS = 64, BYTES = MOST_CPUS / 8 };
@@ -24,7 +24,7 @@ typedef struct {
 } mask;
 
 typedef struct {
-    atomic_int ready, go;
+    atomic_int ready, go, local;
     mask masks[MOST_WORKERS][MOST_THREADS];
 } shared;
 
@@ -69,10 +69,23 @@ static void wait_for(int go) {
     while (atomic_load(&all->go) < go) usleep(10000);
 }
 
+/* Whether new memory is on the node that this thread runs on. */
+static int has_local_memory(void) {
+    enum { NODE_OF_ADDRESS = 3 }; /* MPOL_F_NODE | MPOL_F_ADDR */
+    unsigned runs_on = 0;
+    int is_on = -1;
+    char *page = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (page == MAP_FAILED) fail("mmap");
+    *page = 1;
+    return !syscall(SYS_getcpu, NULL, &runs_on, NULL) &&
+           !syscall(SYS_get_mempolicy, &is_on, NULL, 0L, page, (long)NODE_OF_ADDRESS) && (int)runs_on == is_on;
+}
+
 static void worker(int number, int threads) {
     do_a_round(threads);
     wait_for(1);
     do_a_round(threads);
+    atomic_fetch_add(&all->local, has_local_memory());
     if (threads > 0) {
 #pragma omp parallel num_threads(threads)
         all->masks[number][omp_get_thread_num()] = mask_of(0);
@@ -90,19 +103,20 @@ static pid_t start(int number, int threads) {
     return pid;
 }
 
-static void come_and_go(int workers, int threads, int seconds) {
+static void come_and_go(int workers, int threads, int events) {
     static pid_t there[MOST_WORKERS];
-    time_t end = time(NULL) + seconds;
     srand(1);
-    while (time(NULL) < end) {
+    while (events-- > 0) {
         int at = rand() % workers;
         if (there[at] == 0) {
             there[at] = fork();
+            if (there[at] < 0) fail("fork");
             if (there[at] == 0) {
-                unsigned long_ago = rand() % 3;
-                if (threads > 0) work(1 + rand() % threads);
-                if (long_ago == 0) exit(0);
-                while (1) threads > 0 ? work(threads) : (void)usleep(1000);
+                int stays = rand() % 3;
+                do_a_round(threads > 0 ? 1 + rand() % threads : 0);
+                if (!stays) exit(0);
+                /* Waiting, as a worker without work: the simulated CPUs share few real ones. */
+                while (1) pause();
             }
         } else {
             kill(there[at], rand() % 2 ? SIGKILL : SIGTERM);
@@ -131,7 +145,7 @@ static int core_of(int cpu) {
 
 int main(int argc, char **argv) {
     if (argc < 3) {
-        fprintf(stderr, "usage: places WORKERS THREADS [SECONDS]\n");
+        fprintf(stderr, "usage: places WORKERS THREADS [EVENTS]\n");
         return 2;
     }
     int workers = atoi(argv[1]), threads = atoi(argv[2]);
@@ -160,7 +174,7 @@ int main(int argc, char **argv) {
             if (on[cpu] > most) most = on[cpu];
             if (!cores[core_of(cpu)]++) used_cores++;
         }
-    printf("cpus %d cores %d most %d free %d\n", cpus, used_cores, most, unpinned);
+    printf("cpus %d cores %d most %d free %d local %d\n", cpus, used_cores, most, unpinned, atomic_load(&all->local));
     atomic_store(&all->go, 2);
     while (wait(NULL) > 0) {}
     return 0;

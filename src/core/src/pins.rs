@@ -324,6 +324,15 @@ impl Pins {
         Some((self.mask(UserMask(user as u16))?, (user >> 16) as u8))
     }
 
+    /// The threads that `runtime` pinned to `pin`, with the user masks under it.
+    pub fn pinned_to(&self, pin: u64, runtime: RuntimeId) -> impl Iterator<Item = (Thread, UserMask)> {
+        self.used().filter_map(move |slot| {
+            let user = slot.user_under(pin).filter(|user| (user >> 16) as u8 == runtime)?;
+            let thread = Thread { key: slot.key.load(Ordering::Acquire), tid: slot.tid.load(Ordering::Acquire) };
+            Some((thread, UserMask(user as u16)))
+        })
+    }
+
     /// Keeps a user mask for a thread about to be made; `None` when 256 different ones are kept already.
     pub fn intern(&self, mask: &CpuMask) -> Option<UserMask> {
         self.masks.iter().position(|entry| entry.is_or_becomes(mask)).map(|at| UserMask(at as u16))

@@ -109,7 +109,8 @@ impl Pinned {
         self.cpu = cpu;
     }
 
-    fn asks_the_same_as(&self, other: &Self) -> bool {
+    /// Whether the runtime wants both threads in one place.
+    pub fn asks_the_same_as(&self, other: &Self) -> bool {
         self.home == other.home
             && self.width == other.width
             && (self.width == 1 || self.asked.entries().eq(other.asked.entries()))
@@ -556,30 +557,37 @@ pub fn for_worker(topology: &Topology, load: &[u16], level: Level, turn: usize) 
 /// The mask that a worker which claims the CPU at position `cpu` should have now: with `Core` and `Spread`, narrower when
 /// others have claimed siblings, wider when they gave them back. It never moves to another core by this.
 pub fn refresh(topology: &Topology, load: &[u16], level: Level, cpu: u16) -> CpuMask {
-    let cpus = topology.cpus();
-    let Some(own) = cpus.get(usize::from(cpu)) else { return CpuMask::EMPTY };
     let load = |position: usize| load.get(position).copied().unwrap_or(0);
-    let is_its = |&(position, other): &(usize, &Cpu)| match level {
-        Level::Tile => other.tile == own.tile,
-        Level::Numa => other.node == own.node,
-        // Where all are claimed, those that are claimed least.
-        Level::Core | Level::Spread => other.core == own.core && load(position) <= load(cpu.into()),
-    };
-    CpuMask::of(cpus.iter().enumerate().filter(is_its).map(|(_, other)| other.number.into()))
+    // Where all of a core are claimed, those that are claimed least.
+    let is_its = |position| matches!(level, Level::Tile | Level::Numa) || load(position) <= load(cpu.into());
+    let part = level.part(topology, cpu).filter(|&(position, _)| is_its(position));
+    CpuMask::of(part.map(|(_, other)| other.number.into()))
 }
 
-/// Whether a worker that claims the CPU at position `cpu` shares its core while another one is free: when it chose, all were
-/// claimed, for a moment perhaps.
+/// The CPUs that a worker which claims the one at position `cpu` wants for itself: if `should_move`.
+pub fn whole(topology: &Topology, level: Level, cpu: u16) -> CpuMask {
+    CpuMask::of(level.part(topology, cpu).map(|(_, other)| other.number.into()))
+}
+
+/// Whether a worker that claims the CPU at position `cpu` shares its core, tile or node while another one is free: when it
+/// chose, all were claimed, for a moment perhaps.
 pub fn should_move(topology: &Topology, load: &[u16], level: Level, cpu: u16) -> bool {
-    let is_free = |cpu: u16| {
-        let core = topology.cpus().get(usize::from(cpu)).map(|cpu| cpu.core);
-        let load = |position: usize| load.get(position).copied().unwrap_or(0);
-        let same = |&(_, other): &(usize, &Cpu)| Some(other.core) == core;
-        topology.cpus().iter().enumerate().filter(same).all(|(position, _)| load(position) == 0)
-    };
-    matches!(level, Level::Core | Level::Spread)
-        && !is_free(cpu)
-        && for_worker(topology, load, level, 0).is_some_and(|other| is_free(other.cpu))
+    let load_at = |position: usize| load.get(position).copied().unwrap_or(0);
+    let is_free = |cpu: u16| level.part(topology, cpu).all(|(position, _)| load_at(position) == 0);
+    !is_free(cpu) && for_worker(topology, load, level, 0).is_some_and(|other| is_free(other.cpu))
+}
+
+impl Level {
+    /// The core, tile or node of the CPU at position `cpu`: the CPUs with their positions.
+    fn part(self, topology: &Topology, cpu: u16) -> impl Iterator<Item = (usize, &Cpu)> {
+        let of = move |cpu: &Cpu| match self {
+            Self::Core | Self::Spread => cpu.core,
+            Self::Tile => cpu.tile,
+            Self::Numa => cpu.node,
+        };
+        let own = topology.cpus().get(usize::from(cpu)).map(of);
+        topology.cpus().iter().enumerate().filter(move |(_, other)| Some(of(other)) == own)
+    }
 }
 
 /// Neighbouring CPUs.

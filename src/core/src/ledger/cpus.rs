@@ -21,6 +21,10 @@ impl CpuCell {
     }
 }
 
+/// What a slot's owner claimed when it was [hidden](Ledger::hide_cpus): the number of words.
+#[derive(Debug)]
+pub struct HiddenCpus(u32);
+
 impl Ledger<'_> {
     /// The owner of slot `index` claims exactly these CPUs. Of two processes that each claim and then look at the
     /// [claims of others](Self::claims), at least one sees the other's.
@@ -37,6 +41,21 @@ impl Ledger<'_> {
             }
         }
         slot.cpu_words.store(claimed as u32, Ordering::SeqCst);
+    }
+
+    /// The owner of slot `index` claims nothing, until [that is taken back](Self::show_cpus) or it claims anew.
+    pub fn hide_cpus(&self, index: usize) -> HiddenCpus {
+        let Some(slot) = self.slots.get(index) else { return HiddenCpus(0) };
+        let words = slot.cpu_words.load(Ordering::SeqCst);
+        slot.cpu_words.store(0, Ordering::SeqCst);
+        HiddenCpus(words)
+    }
+
+    /// It claims what it did before, unless it has claimed anew.
+    pub fn show_cpus(&self, index: usize, hidden: HiddenCpus) {
+        if let Some(slot) = self.slots.get(index).filter(|slot| slot.cpu_words() == 0) {
+            slot.cpu_words.store(hidden.0, Ordering::SeqCst);
+        }
     }
 
     /// The CPUs that each owner claims, as slot and CPU, for all slots but `me`.

@@ -17,7 +17,7 @@ mod view;
 use crate::atomics::{AtomicU32, AtomicU64, Ordering};
 use crate::cpumask::SparseMask;
 use crate::share::{Claim, LATELY_MS, WHOLE};
-pub use cpus::CpuCell;
+pub use cpus::{CpuCell, HiddenCpus};
 pub use slot::{MaskCell, Owner, Slot};
 pub use view::Line;
 

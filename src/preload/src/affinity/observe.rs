@@ -4,7 +4,7 @@ use super::Target;
 use super::repair::Widened;
 use crate::caller::{self, Caller, Kind};
 use crate::observe as report;
-use crate::places::{self, team, worker};
+use crate::places::{self, Still, team, worker};
 use crate::process::fork;
 use crate::site::Site;
 use crate::state::{self, PINS};
@@ -54,7 +54,11 @@ fn by_runtime<R>(caller: &Caller, set: impl FnOnce() -> (bool, R)) -> R {
             team::lifted(thread);
             worker::came_back(after.fingerprint());
         }
-        Seen::Unchanged => log::trace!("pin: thread {tid}, none: {name} set {after} again"),
+        Seen::Unchanged => {
+            log::trace!("pin: thread {tid}, none: {name} set {after} again");
+            // A pin that found no place may be lifted, too.
+            team::lifted(thread);
+        }
         Seen::NoRoom => {
             log::warn!("pin: thread {tid}, no room to remember {before}: its children stay on {after}");
         }
@@ -79,6 +83,7 @@ fn by_user<R>(target: Target, caller: &Caller, set: impl FnOnce() -> (bool, R)) 
     if !is_ours_to_note() {
         return set().1;
     }
+    let _still = if state::active() { Some(Still::begin()) } else { None };
     if state::active() {
         match target {
             Target::Myself => {}
@@ -88,11 +93,13 @@ fn by_user<R>(target: Target, caller: &Caller, set: impl FnOnce() -> (bool, R)) 
                 Widened::let_it_end(|| PINS.is_widened_tid(tid));
             }
         }
-        places::let_go(target);
     }
     let (done, result) = set();
     if !done {
         return result;
+    }
+    if state::active() {
+        places::let_go(target);
     }
     let was_pinned = match target {
         Target::Myself => PINS.forget(sys::thread_key()),

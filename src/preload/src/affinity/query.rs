@@ -15,7 +15,7 @@ use knlfix_core::cpumask;
 /// restore it, and so does anybody inside a region.
 pub(crate) fn answer(target: Target, site: Site, answer: &mut [u8]) {
     if target == Target::Myself {
-        if worker::is_placed() {
+        if worker::is_placed() && state::is_owner() {
             // A neighbour may have come.
             worker::refresh();
             sys::read_mask(answer);

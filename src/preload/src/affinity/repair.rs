@@ -202,6 +202,7 @@ pub(crate) fn settle_born_wide() {
         state::own();
         crate::process::forget_births();
         places::forget_parent();
+        worker::forget_parent();
     }
 }
 

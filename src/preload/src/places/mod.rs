@@ -19,9 +19,9 @@ use crate::budget;
 use crate::state;
 use crate::sys;
 use core::cell::UnsafeCell;
-use core::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering};
 use knlfix_core::cpumask::{CPUS, CpuMask};
-use knlfix_core::ledger::{Ledger, Owner};
+use knlfix_core::ledger::{HiddenCpus, Ledger, Owner};
 use knlfix_core::topology::Topology;
 
 /// 100 microseconds, this often at most.
@@ -72,13 +72,21 @@ static HOLDER: AtomicI32 = AtomicI32::new(0);
 
 /// Uses what is shared, if it can be had in time.
 fn with<R>(use_it: impl FnOnce(&mut Shared) -> R) -> Option<R> {
+    if !hold() {
+        return None;
+    }
+    // SAFETY: HOLDER is ours until we are done.
+    let result = use_it(unsafe { &mut *SHARED.0.get() });
+    HOLDER.store(0, Ordering::Release);
+    Some(result)
+}
+
+#[inline(never)]
+fn hold() -> bool {
     let me = sys::gettid();
     for nap in 0..PATIENCE {
         if HOLDER.compare_exchange(0, me, Ordering::Acquire, Ordering::Relaxed).is_ok() {
-            // SAFETY: HOLDER is ours until we are done.
-            let result = use_it(unsafe { &mut *SHARED.0.get() });
-            HOLDER.store(0, Ordering::Release);
-            return Some(result);
+            return true;
         }
         if HOLDER.load(Ordering::Relaxed) == me || nap + 1 == PATIENCE {
             // A signal handler of the thread that has it.
@@ -86,12 +94,13 @@ fn with<R>(use_it: impl FnOnce(&mut Shared) -> R) -> Option<R> {
         }
         sys::nap();
     }
-    None
+    false
 }
 
 /// In a forked child: the thread that used it may not be here, and what is pinned is the parent's.
 pub(crate) fn forget_parent() {
     HOLDER.store(0, Ordering::Relaxed);
+    SETTING.store(0, Ordering::Relaxed);
     stack::forget_others();
     // Who claims nothing may have threads that found no place, or a runtime that is coming up.
     if CLAIMS.load(Ordering::Relaxed) || team::is_known() {
@@ -202,36 +211,69 @@ impl Shared {
 
 /// For the length of an exec this process claims nothing, as the new program may never look at the ledger. If the exec
 /// fails, everything is as before.
-pub(crate) struct Leaving(bool);
+pub(crate) struct Leaving(Option<HiddenCpus>);
 
 impl Leaving {
     pub(crate) fn for_exec() -> Self {
         let claims = CLAIMS.load(Ordering::Relaxed) && state::is_owner();
-        if claims && let Some((ledger, index)) = budget::joined() {
-            ledger.claim_cpus(index, &CpuMask::EMPTY);
-        }
-        Self(claims)
+        let joined = if claims { budget::joined() } else { None };
+        Self(joined.map(|(ledger, index)| ledger.hide_cpus(index)))
     }
 }
 
 impl Drop for Leaving {
     fn drop(&mut self) {
-        if self.0
+        if let Some(hidden) = self.0.take()
             && let Some((ledger, index)) = budget::joined()
         {
-            with(|shared| shared.claim(ledger, index));
+            ledger.show_cpus(index, hidden);
         }
     }
 }
 
-/// Somebody who is no runtime is about to set a thread's mask: it is none of ours any more.
+/// So many threads are setting masks that are the user's.
+#[unsafe(link_section = ".data.knlfix_fork")]
+static SETTING: AtomicU32 = AtomicU32::new(0);
+
+/// Whether somebody who is no runtime is setting a mask just now, perhaps of a thread that is looked after here.
+fn is_being_set() -> bool {
+    SETTING.load(Ordering::SeqCst) > 0
+}
+
+/// While this lives, no mask is set here.
+pub(crate) struct Still(bool);
+
+impl Still {
+    pub(crate) fn begin() -> Self {
+        let is_needed = team::is_known() || worker::is_placed();
+        if is_needed {
+            SETTING.fetch_add(1, Ordering::SeqCst);
+            // Who is at it ends first.
+            with(|_| ());
+        }
+        Self(is_needed)
+    }
+}
+
+impl Drop for Still {
+    fn drop(&mut self) {
+        if self.0 {
+            SETTING.fetch_sub(1, Ordering::SeqCst);
+        }
+    }
+}
+
+/// Somebody who is no runtime has set a thread's mask: it is none of ours any more.
 pub(crate) fn let_go(target: Target) {
     match target {
         Target::Myself => {
             team::forget_key(sys::thread_key());
             worker::give_up(sys::gettid());
         }
-        Target::Key(key) => team::forget_key(key),
+        Target::Key(key) => {
+            team::forget_key(key);
+            worker::give_up_by_key(key);
+        }
         Target::Tid(tid) => {
             team::forget_tid(tid);
             worker::give_up(tid);

@@ -11,7 +11,7 @@
 //! * CPUs that the user named (`GOMP_CPU_AFFINITY`, `OMP_PLACES={0},{4}`, `KMP_AFFINITY=proclist=[...]`) are the user's.
 //! * A thread whose mask somebody else has set is left alone from then on.
 
-use super::{Shared, Whose, agree, bury, has_to_yield, with};
+use super::{Shared, Whose, agree, bury, has_to_yield, is_being_set, with, worker};
 use crate::budget;
 use crate::observe;
 use crate::runtimes::{self, Sets};
@@ -47,7 +47,9 @@ pub(super) struct Team {
     members: [Member; MOST],
     /// Those of `members`, in the same order.
     pinned: [MaybeUninit<Pinned>; MOST],
-    /// So many of both are there.
+    /// The place that each has by now.
+    has: [Place; MOST],
+    /// So many of them are there.
     count: usize,
     /// Threads that may still be finding out what the CPUs are.
     walkers: [Option<Member>; WALKERS],
@@ -69,6 +71,7 @@ impl Team {
         Self {
             members: [member; MOST],
             pinned: [const { MaybeUninit::zeroed() }; MOST],
+            has: [Place::AsAsked; MOST],
             count: 0,
             walkers: [None; WALKERS],
         }
@@ -84,6 +87,11 @@ impl Team {
     /// Whether a thread had to go without a place.
     fn waits(&self) -> bool {
         self.pinned().iter().any(|pinned| pinned.place == Place::Dropped)
+    }
+
+    /// Whether a thread does not have its place yet.
+    fn is_unsettled(&self) -> bool {
+        self.pinned().iter().zip(&self.has).any(|(pinned, &has)| pinned.place != has)
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -122,12 +130,26 @@ impl Team {
         self.members().iter().position(|member| member.thread == thread)
     }
 
-    /// Notes what a runtime asked for.
-    fn note(&mut self, topology: &Topology, member: Member, asked: SparseMask) {
-        let at = self.position(member.thread).unwrap_or(self.count);
-        if let (Some(known), Some(pinned)) = (self.members.get_mut(at), self.pinned.get_mut(at)) {
-            *known = member;
-            pinned.write(Pinned::new(topology, asked));
+    /// Notes what a runtime asked for. `of` is the fingerprint of the mask that the topology is of.
+    fn note(&mut self, topology: &Topology, of: u64, member: Member, asked: SparseMask) {
+        if PINS.mask(member.user).map(CpuMask::fingerprint) != Some(of) {
+            // The user has given this thread CPUs of its own, and it may not go to others.
+            return self.retain(|other| other.thread != member.thread);
+        }
+        let new = Pinned::new(topology, asked);
+        // A libgomp whose team shrinks and grows ends threads and makes new ones: each follows one that has ended.
+        let ends_here = |at: &usize| {
+            let (known, pinned) = (self.members().get(*at), self.pinned().get(*at));
+            known
+                .zip(pinned)
+                .is_some_and(|(known, pinned)| pinned.asks_the_same_as(&new) && !sys::alive(known.thread.tid))
+        };
+        let at = self.position(member.thread).or_else(|| (0..self.count).find(ends_here)).unwrap_or(self.count);
+        if let (Some(known), Some(pinned), Some(has)) =
+            (self.members.get_mut(at), self.pinned.get_mut(at), self.has.get_mut(at))
+        {
+            (*known, *has) = (member, Place::AsAsked);
+            pinned.write(new);
             self.set_count(self.count.max(at + 1));
         }
     }
@@ -143,32 +165,39 @@ impl Team {
     }
 
     fn walk(&mut self, member: Member) {
-        let is_its = |walker: &&mut Option<Member>| walker.is_none_or(|walker| walker.thread == member.thread);
+        let is_its = |walker: &&mut Option<Member>| {
+            walker.is_none_or(|walker| walker.thread == member.thread || !sys::alive(walker.thread.tid))
+        };
         if let Some(walker) = self.walkers.iter_mut().find(is_its) {
             *walker = Some(member);
             WALKS.store(true, Ordering::Relaxed);
         }
     }
 
-    /// Threads that have found out all they wanted join the others, with the last mask that their runtime set.
-    fn gather(&mut self, topology: &Topology, has_ended: impl Fn(&Member) -> bool) {
+    /// Threads that have found out all they wanted join the others, with the last mask that their runtime set; whether
+    /// there are any.
+    fn gather(&mut self, topology: &Topology, of: u64, has_ended: impl Fn(&Member) -> bool) -> bool {
+        let mut is_any = false;
         for at in 0..WALKERS {
-            let Some(walker) = self.walkers.get_mut(at) else { return };
+            let Some(walker) = self.walkers.get_mut(at) else { break };
             if let Some(member) = walker.take_if(|member| has_ended(member))
                 && let Ok(mask) = sys::mask_of(member.thread.tid)
                 && mask.fingerprint() == member.now
                 && let Some(asked) = mask.to_sparse()
             {
-                self.note(topology, member, asked);
+                self.note(topology, of, member, asked);
+                is_any = true;
             }
         }
         WALKS.store(self.walkers.iter().any(Option::is_some), Ordering::Relaxed);
+        is_any
     }
 
     fn remove(&mut self, at: usize) {
         let Some(last) = self.count.checked_sub(1) else { return };
         self.members.swap(at, last);
         self.pinned.swap(at, last);
+        self.has.swap(at, last);
         self.set_count(last);
     }
 
@@ -182,14 +211,28 @@ impl Team {
             }
         }
     }
+
+    /// Forgets threads that have ended; whether there were any.
+    fn bury(&mut self) -> bool {
+        let before = self.count;
+        self.retain(|member| sys::alive(member.thread.tid));
+        self.count != before
+    }
 }
 
 /// The calling thread has just been pinned by a runtime, to `asked`.
 #[inline(never)]
 pub(crate) fn pinned(thread: Thread, asked: &CpuMask, runtime: RuntimeId) {
     // The ballast's threads only sleep.
-    let is_ours = state::config().move_pins && !super::worker::is_placed() && !budget::ballast_is_calling();
-    if !is_ours || runtimes::sets(runtime) == Sets::Others || are_named() {
+    let is_ours = state::config().move_pins && !budget::ballast_is_calling();
+    let sets = runtimes::sets(runtime);
+    if !is_ours || sets == Sets::Others || are_named() {
+        return;
+    }
+    if worker::is_placed() {
+        if sets == Sets::Pins {
+            worker::keep_in_place(asked);
+        }
         return;
     }
     let now = asked.fingerprint();
@@ -212,8 +255,8 @@ fn take_in(asked: &CpuMask, member: Member) {
     let (Some((ledger, index)), Some(asked)) = (budget::join(), asked.to_sparse()) else { return };
     with(|shared| {
         shared.know();
-        shared.team.gather(&shared.topology, |walker| walker.runtime == member.runtime);
-        shared.team.note(&shared.topology, member, asked);
+        shared.team.gather(&shared.topology, shared.of, |walker| walker.runtime == member.runtime);
+        shared.team.note(&shared.topology, shared.of, member, asked);
         shared.arrange(ledger, index);
     });
 }
@@ -234,9 +277,7 @@ fn walk_is_over() {
     if let Some((ledger, index)) = budget::join() {
         with(|shared| {
             shared.know();
-            let before = shared.team.count;
-            shared.team.gather(&shared.topology, |walker| walker.thread == thread);
-            if shared.team.count > before {
+            if shared.team.gather(&shared.topology, shared.of, |walker| walker.thread == thread) {
                 shared.arrange(ledger, index);
             }
         });
@@ -314,9 +355,9 @@ pub(super) fn refresh(after_a_while: bool) {
     with(|shared| {
         let before = shared.team.count;
         if after_a_while {
-            shared.team.retain(|member| sys::alive(member.thread.tid));
+            shared.team.bury();
         }
-        if after_a_while && shared.team.waits()
+        if after_a_while && (shared.team.waits() || shared.team.is_unsettled())
             || has_to_yield(ledger, index, &shared.team.cpus(&shared.topology), Whose::Busy)
         {
             shared.arrange(ledger, index);
@@ -332,7 +373,7 @@ impl Shared {
     fn arrange(&mut self, ledger: Ledger<'_>, index: usize) {
         agree(ledger, index, Whose::Busy, || {
             self.plan(ledger, index, Whose::All);
-            if self.team.waits() && bury(ledger, index) {
+            if self.team.waits() && (self.team.bury() | bury(ledger, index)) {
                 self.plan(ledger, index, Whose::All);
             }
             if self.team.waits() {
@@ -356,21 +397,23 @@ impl Shared {
 
     /// Gives a thread the mask of its place. False if it has another mask than we believe: then it is none of ours.
     fn settle(&mut self, at: usize) -> bool {
-        let (Some(member), Some(pinned)) = (self.team.members().get(at), self.team.pinned().get(at)) else {
+        let team = &self.team;
+        let (Some(member), Some(pinned), Some(&has)) =
+            (team.members().get(at), team.pinned().get(at), team.has.get(at))
+        else {
             return true;
         };
+        let Thread { key, tid } = member.thread;
+        // Who makes a child has the user mask meanwhile, and will have its pin again.
+        if has == pinned.place || is_being_set() || PINS.is_widened(key) {
+            return true;
+        }
         let Some(user) = PINS.mask(member.user) else { return false };
         let wanted = place::mask_of(&self.topology, &pinned.asked, pinned.place);
         let (mask, is_pin) = wanted.as_ref().map_or((user, false), |mask| (mask, true));
-        let next = mask.fingerprint();
-        if next == member.now {
-            return true;
-        }
-        let Thread { key, tid } = member.thread;
-        if sys::fingerprint_of(tid) != Ok(member.now) {
-            return false;
-        }
-        if sys::set_mask_of(tid, mask).is_err() {
+        let (next, place) = (mask.fingerprint(), pinned.place);
+        // The number of a thread that has ended may be another process's by now.
+        if !sys::alive(tid) || sys::fingerprint_of(tid) != Ok(member.now) || sys::set_mask_of(tid, mask).is_err() {
             return false;
         }
         if is_pin {
@@ -381,8 +424,8 @@ impl Shared {
             PINS.forget(key);
             log::debug!("pin: thread {tid}, all such places are taken: {mask}");
         }
-        if let Some(member) = self.team.members.get_mut(at) {
-            member.now = next;
+        if let (Some(member), Some(has)) = (self.team.members.get_mut(at), self.team.has.get_mut(at)) {
+            (member.now, *has) = (next, place);
         }
         MOVED.store(true, Ordering::Relaxed);
         true

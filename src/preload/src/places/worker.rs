@@ -8,11 +8,11 @@
 //! Its memory needs nothing of us: Linux takes it from the node that a thread runs on, unless the user has set another
 //! policy.
 
-use super::{Shared, TRIES, Whose, bury, is_claimed, stack, with};
+use super::{Shared, TRIES, Whose, bury, is_being_set, is_claimed, stack, with};
 use crate::budget;
 use crate::state::{self, PINS};
 use crate::sys;
-use core::sync::atomic::{AtomicU16, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU16, AtomicU64, AtomicUsize, Ordering};
 use knlfix_core::cpumask::CpuMask;
 use knlfix_core::ledger::Ledger;
 use knlfix_core::pins::{RuntimeId, UserMask};
@@ -31,6 +31,9 @@ static PLACED: AtomicU64 = AtomicU64::new(0);
 /// from it.
 #[unsafe(link_section = ".data.knlfix_fork")]
 static ALLOWED: AtomicU16 = AtomicU16::new(u16::MAX);
+/// The `pthread_t` of the main thread, which was given the place.
+#[unsafe(link_section = ".data.knlfix_fork")]
+static MAIN: AtomicUsize = AtomicUsize::new(0);
 
 /// Whether this process has a place.
 pub(crate) fn is_placed() -> bool {
@@ -100,12 +103,17 @@ extern "C" fn know_the_cpus() {
 /// A forked child begins, with the user mask; the place is its parent's.
 pub(crate) fn forked() {
     if state::config().place.is_some() {
+        forget_parent();
         stack::with_room(begin_forked);
     }
 }
 
-extern "C" fn begin_forked() {
+/// A child that a system call has made begins, with the user mask.
+pub(crate) fn forget_parent() {
     PLACED.store(0, Ordering::Relaxed);
+}
+
+extern "C" fn begin_forked() {
     if let Some(level) = state::config().place {
         begin(level);
     }
@@ -129,6 +137,7 @@ fn begin(level: Level) {
     let placed = PINS.intern(&user).zip(budget::join()).and_then(|(allowed, (ledger, index))| {
         let mask = with(|shared| shared.choose(ledger, index, level, &user))??;
         ALLOWED.store(allowed.number(), Ordering::Relaxed);
+        MAIN.store(sys::thread_key(), Ordering::Relaxed);
         take(user.fingerprint(), &mask, allowed).then_some(mask)
     });
     match placed {
@@ -172,8 +181,8 @@ impl Shared {
             let mut cpus = self.claim(ledger, index);
             self.weigh(ledger, index, Whose::All);
             if place::should_move(&self.topology, &self.load, level, cpu) {
-                // There is a core for everybody, so it wants this one for itself.
-                cpus = self.core_at(cpu);
+                // There is one for everybody, so it wants this one for itself.
+                cpus = place::whole(&self.topology, level, cpu);
             }
             // Of two that chose it in one moment the one with the later slot goes. Who stays there all the same was
             // there before, and does not look again.
@@ -190,17 +199,22 @@ impl Shared {
         chosen.map(|cpu| place::refresh(&self.topology, &self.load, level, cpu))
     }
 
-    fn core_at(&self, position: u16) -> CpuMask {
-        let core = self.topology.cpus().get(usize::from(position)).map_or(&[][..], |cpu| self.topology.core(cpu.core));
-        CpuMask::of(core.iter().map(|cpu| cpu.number.into()))
-    }
-
     fn number_at(&self, position: u16) -> Option<u16> {
         self.topology.cpus().get(usize::from(position)).map(|cpu| cpu.number)
     }
 }
 
-/// Makes the place narrower or wider, as neighbours come and go. Only the main thread's: the others follow the kernel.
+/// A runtime has pinned the calling thread. A libgomp that its parent has brought up knows all the CPUs that the parent had,
+/// and pins where each of its siblings does: such a thread is in the place, as it would be without pins.
+pub(crate) fn keep_in_place(asked: &CpuMask) {
+    let Ok(place) = sys::mask_of(sys::getpid()) else { return };
+    if is_place(place.fingerprint()) && !asked.is_subset(&place) && sys::set_mask(&place).is_ok() {
+        record(place.fingerprint(), UserMask::from_number(ALLOWED.load(Ordering::Relaxed)));
+        log::debug!("place: thread {} stays in {place}", sys::gettid());
+    }
+}
+
+/// Makes the place narrower or wider, as neighbours come and go, or takes another. When the main thread looks.
 pub(crate) fn refresh() {
     let placed = PLACED.load(Ordering::Relaxed);
     if placed != 0 {
@@ -217,16 +231,42 @@ extern "C" fn fit() {
         return;
     }
     let (Some(level), Some((ledger, index))) = (state::config().place, budget::joined()) else { return };
-    let mask = with(|shared| {
-        shared.weigh(ledger, index, Whose::All);
-        let cpu = shared.topology.position(shared.worker?.into())?;
-        if place::should_move(&shared.topology, &shared.load, level, cpu as u16) {
-            return shared.choose(ledger, index, level, PINS.mask(UserMask::from_number(number))?);
+    // What a worker of many CPUs has in memory is near them.
+    let may_move = matches!(level, Level::Core | Level::Spread);
+    with(|shared| {
+        let cpu = shared.topology.position(shared.worker?.into())? as u16;
+        let part = place::whole(&shared.topology, level, cpu);
+        if may_move && is_claimed(ledger, index, &part, usize::MAX, Whose::All) {
+            bury(ledger, index);
         }
-        Some(place::refresh(&shared.topology, &shared.load, level, cpu as u16))
+        shared.weigh(ledger, index, Whose::All);
+        let mask = if may_move && place::should_move(&shared.topology, &shared.load, level, cpu) {
+            shared.choose(ledger, index, level, PINS.mask(UserMask::from_number(number))?)?
+        } else {
+            place::refresh(&shared.topology, &shared.load, level, cpu)
+        };
+        if mask.fingerprint() != placed && !is_being_set() && take(placed, &mask, UserMask::from_number(number)) {
+            follow(placed, &mask);
+        }
+        Some(())
     });
-    if let Some(mask) = mask.flatten().filter(|mask| mask.fingerprint() != placed) {
-        take(placed, &mask, UserMask::from_number(number));
+}
+
+/// The other threads that were in the place.
+fn follow(placed: u64, mask: &CpuMask) {
+    for (thread, allowed) in PINS.pinned_to(placed, PLACE) {
+        // The parent's are in the table of a forked child, too.
+        let is_there = sys::alive(thread.tid) && sys::fingerprint_of(thread.tid) == Ok(placed);
+        if is_there && sys::set_mask_of(thread.tid, mask).is_ok() {
+            PINS.record(thread, allowed, PLACE, mask.fingerprint(), sys::alive);
+        }
+    }
+}
+
+/// As [`give_up`], for a thread that is known by its `pthread_t`.
+pub(crate) fn give_up_by_key(key: usize) {
+    if key == MAIN.load(Ordering::Relaxed) {
+        give_up(sys::getpid());
     }
 }
 
