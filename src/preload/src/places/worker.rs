@@ -168,13 +168,17 @@ fn after_a_nap(is_so: impl FnOnce() -> bool) -> bool {
 impl Shared {
     fn choose(&mut self, ledger: Ledger<'_>, index: usize, level: Level, user: &CpuMask) -> Option<CpuMask> {
         self.know_of(user);
-        bury(ledger, index);
-        let mut chosen = None;
+        let (mut chosen, mut buried) = (None, false);
         for attempt in 0..TRIES {
             self.weigh(ledger, index, Whose::All);
             // A pool's workers start at once, and all find the same place the best.
-            let turn = if attempt == 0 { 0 } else { index };
+            let turn = if attempt <= usize::from(buried) { 0 } else { index };
             let cpu = place::for_worker(&self.topology, &self.load, level, turn)?.cpu;
+            // Some of those that it would share with may have been killed. Asking costs a system call for each.
+            if attempt == 0 && self.shares(ledger, index, level, cpu) && bury(ledger, index) {
+                buried = true;
+                continue;
+            }
             chosen = Some(cpu);
             let was_free = self.load.get(usize::from(cpu)) == Some(&0);
             self.worker = self.number_at(cpu);
@@ -197,6 +201,11 @@ impl Shared {
         }
         self.weigh(ledger, index, Whose::All);
         chosen.map(|cpu| place::refresh(&self.topology, &self.load, level, cpu))
+    }
+
+    /// Whether others claim CPUs of the part that the CPU at `position` is in.
+    fn shares(&self, ledger: Ledger<'_>, index: usize, level: Level, position: u16) -> bool {
+        is_claimed(ledger, index, &place::whole(&self.topology, level, position), usize::MAX, Whose::All)
     }
 
     fn number_at(&self, position: u16) -> Option<u16> {
@@ -235,8 +244,7 @@ extern "C" fn fit() {
     let may_move = matches!(level, Level::Core | Level::Spread);
     with(|shared| {
         let cpu = shared.topology.position(shared.worker?.into())? as u16;
-        let part = place::whole(&shared.topology, level, cpu);
-        if may_move && is_claimed(ledger, index, &part, usize::MAX, Whose::All) {
+        if may_move && shared.shares(ledger, index, level, cpu) {
             bury(ledger, index);
         }
         shared.weigh(ledger, index, Whose::All);
