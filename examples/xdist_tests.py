@@ -1,0 +1,22 @@
+"""pytest-xdist: tests that multiply matrices, in a module that fits a model, so that each worker runs OpenMP itself.
+
+    OMP_PROC_BIND=close knlfix run pytest -n 2 -rP examples/xdist_tests.py
+
+Needs pytest-xdist, numpy and scikit-learn.
+"""
+
+import pytest
+
+import workers
+
+
+@pytest.fixture(scope="session", autouse=True)
+def model():
+    workers.fit()
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_product(seed):
+    result = workers.task(seed)
+    assert result[2] > 0
+    workers.tell([result])
