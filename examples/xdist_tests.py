@@ -1,8 +1,8 @@
 """pytest-xdist: tests that multiply matrices, in a module that fits a model, so that each worker runs OpenMP itself.
 
-    OMP_PROC_BIND=close knlfix run pytest -n 2 -rP examples/xdist_tests.py
+    OMP_PROC_BIND=close knlfix run pytest --noconftest -n 2 -rP examples/xdist_tests.py
 
-Needs pytest-xdist, numpy and scikit-learn.
+(The conftest.py of this tree would take OMP_PROC_BIND away.) Needs pytest-xdist, numpy and scikit-learn.
 """
 
 import pytest

@@ -9,6 +9,7 @@ mod domains;
 mod env;
 mod gc;
 mod json;
+mod kernel;
 mod map;
 mod node;
 mod pages;
@@ -63,6 +64,8 @@ enum Shown {
     /// Remove what killed processes left in /dev/shm: ledgers, and records for reports
     Gc(gc::Arguments),
     Doctor(doctor::Arguments),
+    /// Give Jupyter a Python kernel that has the library
+    Kernel(kernel::Arguments),
 }
 
 /// The exit status of all commands.
@@ -87,6 +90,7 @@ fn main() -> ExitCode {
         Command::Shown(Shown::Top(arguments)) => top::top(&arguments).map(|()| 0),
         Command::Shown(Shown::Gc(arguments)) => gc::gc(&arguments).map(|()| 0),
         Command::Shown(Shown::Doctor(arguments)) => doctor::doctor(&arguments),
+        Command::Shown(Shown::Kernel(arguments)) => kernel::kernel(&arguments).map(|()| 0),
         Command::Man => pages::man().map(|()| 0),
         Command::Reference => pages::reference().map(|()| 0),
         Command::Completions(arguments) => pages::completions(&arguments).map(|()| 0),

@@ -94,9 +94,7 @@ fn page(out: &mut Vec<u8>) -> io::Result<()> {
     man.render_options_section(out)?;
     let mut roff = Roff::new();
     roff.control("SH", ["COMMANDS"]);
-    for sub in command.get_subcommands().filter(|sub| sub.get_name() != "help") {
-        section(&mut roff, sub);
-    }
+    sections(&mut roff, &command);
     roff.control("SH", ["ENVIRONMENT"]);
     for knob in &KNOBS {
         roff.control("TP", []);
@@ -113,9 +111,16 @@ fn page(out: &mut Vec<u8>) -> io::Result<()> {
     roff.to_writer(out)
 }
 
+/// Those below a command, and below those.
+fn sections(roff: &mut Roff, command: &clap::Command) {
+    for sub in command.get_subcommands().filter(|sub| sub.get_name() != "help") {
+        if sub.has_subcommands() { sections(roff, sub) } else { section(roff, sub) }
+    }
+}
+
 fn section(roff: &mut Roff, command: &clap::Command) {
     let mut command = command.clone();
-    roff.control("SS", [format!("knlfix {}", command.get_name()).as_str()]);
+    roff.control("SS", [command.get_bin_name().unwrap_or_default()]);
     let usage = command.render_usage().to_string();
     roff.control("nf", []);
     for line in usage.trim_start_matches("Usage: ").lines() {

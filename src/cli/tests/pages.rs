@@ -49,7 +49,7 @@ fn the_man_page_has_all_commands_and_variables_and_no_warnings() {
     let page = said("groff", &["-man", "-ww", "-Tascii", "-P-cbou", "-rLL=78n"], &knlfix(&["man"]));
     let env = knlfix(&["env", "--markdown"]);
     let variables = env.lines().filter_map(|row| row.strip_prefix("| `")?.split('`').next());
-    let commands = ["knlfix run", "knlfix env", "knlfix map", "knlfix gc", "knlfix doctor"];
+    let commands = ["knlfix run", "knlfix env", "knlfix map", "knlfix gc", "knlfix doctor", "knlfix kernel install"];
     for needed in variables.chain(commands).chain(["EXIT STATUS", "--library FILE", "--json"]) {
         assert!(page.contains(needed), "{needed} is not in\n{page}");
     }
