@@ -9,18 +9,19 @@ import sys
 
 import pytest
 from jupyter_client.kernelspec import KernelSpecManager
-from jupyter_client.manager import start_new_kernel
+from jupyter_client.manager import KernelManager
 
 
 @pytest.fixture
 def kernel(so, tmp_path):
-    """kernel(action, *options, **variables): the finished command, for a user whose data are in a directory of the test."""
+    """kernel(action, *options, python=this, **variables): the finished command, for a user with data in a directory of the test."""
 
-    def run(action, *options, **variables):
+    def run(action, *options, python=sys.executable, **variables):
+        command = [so.parent / "knlfix", "kernel", action, *options, "--python", python]
+        if action == "install":
+            command += ["--library", so]
         made = {**os.environ, "JUPYTER_DATA_DIR": str(tmp_path / "data"), **variables}
-        return subprocess.run([so.parent / "knlfix", "kernel", action, "--library", so, "--python", sys.executable, *options]
-                              if action == "install" else [so.parent / "knlfix", "kernel", action, *options],
-                              env=made, capture_output=True, text=True)
+        return subprocess.run(command, env=made, capture_output=True, text=True)
 
     return run
 
@@ -75,7 +76,7 @@ def test_places(kernel, tmp_path):
     # An environment of its own, which finds ipykernel where this one has it.
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "venv"], check=True)
     path = os.pathsep.join(entry for entry in sys.path if entry)
-    done = kernel("install", "--sys-prefix", "--python", str(tmp_path / "venv/bin/python"), PYTHONPATH=path)
+    done = kernel("install", "--sys-prefix", python=tmp_path / "venv/bin/python", PYTHONPATH=path)
     assert done.stdout == f"{tmp_path}/venv/share/jupyter/kernels/knlfix\n"
     assert spec_of(done)["argv"][0] == str(tmp_path / "venv/bin/python")
 
@@ -104,8 +105,8 @@ def test_kernels_of_others_are_left_alone(kernel, kernels):
 def test_failures_are_one_line_and_leave_nothing(kernel, kernels, tmp_path):
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "bare"], check=True)
     python = str(tmp_path / "bare/bin/python")
-    assert f"{python} -m pip install ipykernel" in refusal(kernel("install", "--python", python))
-    assert "no-such-python" in refusal(kernel("install", "--python", "no-such-python"), 127)
+    assert f"{python} -m pip install ipykernel" in refusal(kernel("install", python=python))
+    assert "no-such-python" in refusal(kernel("install", python="no-such-python"), 127)
     assert "use --prefix" in refusal(kernel("install", JUPYTER_DATA_DIR="", XDG_DATA_HOME="", HOME=""))
     assert list(kernels.iterdir()) == []
     for wrong in ["--name", "../x"], ["--env", "LD_PRELOAD=x"], ["--user", "--sys-prefix"]:
@@ -116,8 +117,12 @@ def test_jupyter_starts_it_with_the_library(kernel, kernels, so):
     kernel("install")
     specs = KernelSpecManager(kernel_dirs=[str(kernels)], ensure_native_kernel=False)
     assert list(specs.find_kernel_specs()) == ["knlfix"]
-    manager, client = start_new_kernel(kernel_name="knlfix", kernel_spec_manager=specs)
+    manager = KernelManager(kernel_name="knlfix", kernel_spec_manager=specs)
+    manager.start_kernel()
+    client = manager.client()
     try:
+        client.start_channels()
+        client.wait_for_ready(timeout=60)
         said = []
         client.execute_interactive("print(open('/proc/self/maps').read())", timeout=60,
                                    output_hook=lambda message: said.append(message["content"].get("text", "")))
