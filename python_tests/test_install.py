@@ -16,7 +16,9 @@ HELPS = {
 
 def install(so, *arguments, **variables):
     command = [INSTALL, "--from", so.parent, *arguments]
-    return subprocess.run(["env", *(f"{name}={value}" for name, value in variables.items()), *command], capture_output=True, text=True)
+    return subprocess.run(
+        ["env", *(f"{name}={value}" for name, value in variables.items()), *command], capture_output=True, text=True
+    )
 
 
 def preloaded(tree):
@@ -57,7 +59,12 @@ def test_programs_that_run_keep_the_library_that_they_have(so, tmp_path):
 
 @pytest.mark.parametrize(
     "arguments, said",
-    [(["not/absolute"], "absolute"), (["--libdir", "other", "/opt/x"], "other"), (["--from", "/nowhere", "/opt/x"], "/nowhere"), ([], "PREFIX")],
+    [
+        (["not/absolute"], "absolute"),
+        (["--libdir", "other", "/opt/x"], "other"),
+        (["--from", "/nowhere", "/opt/x"], "/nowhere"),
+        ([], "PREFIX"),
+    ],
 )
 def test_it_says_what_is_wrong(so, arguments, said):
     done = install(so, *arguments)

@@ -19,8 +19,9 @@ if library:find("[%s:]") then
    LmodError(library, ": LD_PRELOAD can't hold a path with a blank or a colon; move it")
 end
 
-help([[Puts libknlfix.so in LD_PRELOAD: every child process and thread of an OpenMP program gets its CPUs back,
-and the processes of a job share its CPUs. KNLFIX=off turns it off for one program; knlfix env shows all settings.]])
+help([[Puts libknlfix.so in LD_PRELOAD: every child process and thread of an OpenMP program gets its
+CPUs back, and the processes of a job share its CPUs. KNLFIX=off turns it off for one program;
+knlfix env shows all settings.]])
 whatis("knlfix-preload: libknlfix.so for every program started from this shell")
 
 -- The loader takes blanks and colons alike; a list is taken apart where ours stands, or else as it is now.

@@ -16,8 +16,9 @@ if {[regexp {[\s:]} $library]} {
 }
 
 proc ModulesHelp {} {
-    puts stderr "Puts libknlfix.so in LD_PRELOAD: every child process and thread of an OpenMP program gets its CPUs back,"
-    puts stderr "and the processes of a job share its CPUs. KNLFIX=off turns it off for one program; knlfix env shows all settings."
+    puts stderr "Puts libknlfix.so in LD_PRELOAD: every child process and thread of an OpenMP program gets its"
+    puts stderr "CPUs back, and the processes of a job share its CPUs. KNLFIX=off turns it off for one program;"
+    puts stderr "knlfix env shows all settings."
 }
 module-whatis "knlfix-preload: libknlfix.so for every program started from this shell"
 

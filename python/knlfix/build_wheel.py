@@ -1,8 +1,8 @@
 """The build backend: maturin, with libknlfix.so put beside the Python files first.
 
-A wheel of maturin's holds what one crate makes, here the command. It is linked by zig against glibc 2.17, as the standard
-library of Rust would otherwise ask for the one of this machine; the library asks for none newer than that anyhow, and its own
-linker options are for the linker of rustc. $KNLFIX_SO names a library that is built already.
+A wheel of maturin's holds what one crate makes, here the command. It is linked by zig against glibc 2.17, as the
+standard library of Rust would otherwise ask for the one of this machine; the library asks for none newer than that
+anyhow, and its own linker options are for the linker of rustc. $KNLFIX_SO names a library that is built already.
 """
 
 import os

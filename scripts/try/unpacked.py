@@ -1,5 +1,6 @@
-"""Debian packages that exclude one another, or that nobody shall find installed afterwards: unpacked, and laid over the system
-for one program."""
+"""Debian packages that exclude one another, or that nobody shall find installed afterwards: unpacked, and laid over
+the system for one program.
+"""
 
 import os
 import pathlib

@@ -1,6 +1,6 @@
 """Spack's recipe. The tree that this file is in is the source, by git, as it has no home on the network yet:
 
-    spack repo add packages/spack && spack install knlfix
+spack repo add packages/spack && spack install knlfix
 """
 
 import pathlib
@@ -16,8 +16,8 @@ TREE = pathlib.Path(__file__).resolve().parents[4]
 
 
 class Knlfix(Package):
-    """Gives every child process and thread of an OpenMP program its CPUs back, and lets all processes of a job share one budget of
-    compute threads: a library for LD_PRELOAD, and the command knlfix."""
+    """Gives every child process and thread of an OpenMP program its CPUs back, and lets all processes of a job
+    share one budget of compute threads: a library for LD_PRELOAD, and the command knlfix."""
 
     homepage = "file://{0}/README.md".format(TREE)
     git = "file://{0}".format(TREE)
