@@ -10,7 +10,7 @@ import threading
 import numpy
 
 SIZE = 512
-PRODUCTS = 20
+PRODUCTS = 50
 TASKS_PER_WORKER = 4
 
 

@@ -51,8 +51,8 @@ fn write_reference(out: &mut String) -> fmt::Result {
     command.build();
     writeln!(out, "# Reference\n\nWritten by `knlfix reference`, from the tables that the programs use themselves.\n")?;
     writeln!(out, "## Commands\n")?;
-    for sub in command.get_subcommands_mut().filter(|sub| sub.get_name() != "help") {
-        writeln!(out, "### knlfix {}\n", sub.get_name())?;
+    for mut sub in leaves(&command) {
+        writeln!(out, "### {}\n", sub.get_bin_name().unwrap_or_default())?;
         writeln!(out, "{}\n", sub.get_long_about().or(sub.get_about()).cloned().unwrap_or_default())?;
         let usage = sub.render_usage().to_string();
         for line in usage.trim_start_matches("Usage: ").lines() {
@@ -94,7 +94,9 @@ fn page(out: &mut Vec<u8>) -> io::Result<()> {
     man.render_options_section(out)?;
     let mut roff = Roff::new();
     roff.control("SH", ["COMMANDS"]);
-    sections(&mut roff, &command);
+    for sub in leaves(&command) {
+        section(&mut roff, sub);
+    }
     roff.control("SH", ["ENVIRONMENT"]);
     for knob in &KNOBS {
         roff.control("TP", []);
@@ -111,15 +113,13 @@ fn page(out: &mut Vec<u8>) -> io::Result<()> {
     roff.to_writer(out)
 }
 
-/// Those below a command, and below those.
-fn sections(roff: &mut Roff, command: &clap::Command) {
-    for sub in command.get_subcommands().filter(|sub| sub.get_name() != "help") {
-        if sub.has_subcommands() { sections(roff, sub) } else { section(roff, sub) }
-    }
+/// The commands that do something: `knlfix kernel install`, not `knlfix kernel`.
+fn leaves(command: &clap::Command) -> Vec<clap::Command> {
+    let subs = command.get_subcommands().filter(|sub| sub.get_name() != "help");
+    subs.flat_map(|sub| if sub.has_subcommands() { leaves(sub) } else { vec![sub.clone()] }).collect()
 }
 
-fn section(roff: &mut Roff, command: &clap::Command) {
-    let mut command = command.clone();
+fn section(roff: &mut Roff, mut command: clap::Command) {
     roff.control("SS", [command.get_bin_name().unwrap_or_default()]);
     let usage = command.render_usage().to_string();
     roff.control("nf", []);
