@@ -23,7 +23,7 @@ import hwloc
 WAYS = ["fork", "_Fork", "forkpty", "vfork", "fork_exec", "posix_spawn", "system", "popen", "clone", "syscall_fork",
         "pthread_create", "thrd_create"]
 # A worker for each of 272 CPUs takes some minutes to get through.
-LIMIT = 600
+LIMIT = 1200
 FOREIGN = ("OMP_", "GOMP_", "KMP_", "KNLFIX", "LD_PRELOAD")
 
 

@@ -5,6 +5,8 @@
    Who is placed without threads of its own counts with its main thread: THREADS is 0.
    With EVENTS, so many times a worker comes or goes first, one of WORKERS at random. Most go by a signal, whatever they do. */
 #define _GNU_SOURCE
+#include <limits.h>
+#include <linux/futex.h>
 #include <omp.h>
 #include <sched.h>
 #include <signal.h>
@@ -64,9 +66,15 @@ static void do_a_round(int threads) {
     for (int region = 0; threads > 0 && region < 2; region++) work(threads);
 }
 
+/* Asleep: hundreds that look again and again would take the host's few CPUs from those that come. */
 static void wait_for(int go) {
     atomic_fetch_add(&all->ready, 1);
-    while (atomic_load(&all->go) < go) usleep(10000);
+    for (int now; (now = atomic_load(&all->go)) < go;) syscall(SYS_futex, &all->go, FUTEX_WAIT, now, NULL, NULL, 0);
+}
+
+static void tell(int go) {
+    atomic_store(&all->go, go);
+    syscall(SYS_futex, &all->go, FUTEX_WAKE, INT_MAX, NULL, NULL, 0);
 }
 
 /* Whether new memory is on the node that this thread runs on. */
@@ -157,7 +165,7 @@ int main(int argc, char **argv) {
     for (int number = 0; number < workers; number++) start(number, threads);
     for (int round = 1; round <= 2; round++) {
         while (atomic_load(&all->ready) < round * workers) usleep(10000);
-        if (round == 1) atomic_store(&all->go, 1);
+        if (round == 1) tell(1);
     }
 
     static int on[MOST_CPUS], cores[MOST_CPUS];
@@ -175,7 +183,7 @@ int main(int argc, char **argv) {
             if (!cores[core_of(cpu)]++) used_cores++;
         }
     printf("cpus %d cores %d most %d free %d local %d\n", cpus, used_cores, most, unpinned, atomic_load(&all->local));
-    atomic_store(&all->go, 2);
+    tell(2);
     while (wait(NULL) > 0) {}
     return 0;
 }
