@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import shutil
+import signal
 import subprocess
 import sys
 
@@ -64,6 +65,11 @@ def command():
 def say(what):
     """What happens now; the results are on the standard output."""
     print("%s: %s" % (pathlib.Path(sys.argv[0]).name, what), file=sys.stderr, flush=True)
+
+
+def unwind():
+    """From now on a script that is told to end cleans up first."""
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
 
 
 def apt(*packages):

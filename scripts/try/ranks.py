@@ -1,7 +1,7 @@
 """Drives the ranks of rank.c, and reads of the kernel where their threads may run."""
 
+import json
 import mmap
-import os
 import pathlib
 import struct
 import subprocess
@@ -94,3 +94,66 @@ def wait_until(true, what):
         if time.monotonic() > end:
             raise TimeoutError("it never happened: " + what)
         time.sleep(0.02)
+
+
+class Trial:
+    """Checks of ranks, whoever starts them."""
+
+    def __init__(self, directory, checks, python):
+        self.directory, self.checks, self.python = directory, checks, python
+        self.rank = build(directory)
+        self.count = 0
+        # Of all ranks ever seen: none of these may be left in the end.
+        self.pids = set()
+
+    def start(self, words, **variables):
+        environment = common.environment(**{name: str(value) for name, value in variables.items()})
+        return subprocess.Popen([str(word) for word in words], env=environment, stdin=subprocess.DEVNULL,
+                                stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, universal_newlines=True)
+
+    def new(self, name, count):
+        self.count += 1
+        return Ranks(self.directory, "%s-%d" % (name, self.count), count)
+
+    def tried(self, name):
+        """The command of a rank that tries its children."""
+        return [self.python, common.ROOT / "scripts/try/children.py", self.directory, name]
+
+    def children(self, name):
+        """What such ranks found, by rank."""
+        files = sorted(self.directory.glob("%s-*.json" % name))
+        return [json.loads(file.read_text()) for file in files]
+
+    def expect_children(self, what, found, allowed, preload, pin=None):
+        """Each rank is bound as its launcher was told to, and all its children too; without the library they are on `pin`."""
+        self.checks.expect(what + ": the ranks' CPUs", sorted(rank["allowed"] for rank in found), allowed)
+        for kind in "subprocess", "thread", "fork", "spawn":
+            seen = sorted({mask for rank in found for mask in ([rank[kind]] if isinstance(rank[kind], str) else rank[kind])})
+            self.checks.expect("%s: the CPUs of each child (%s)" % (what, kind), seen, sorted(set(allowed)) if preload else [pin])
+
+    def shared(self, what, group, started, total, pins=None):
+        """Ranks that run regions at the same time: so many threads together; returns each one's ledgers."""
+        try:
+            teams = group.teams()
+            self.checks.expect(what + ": threads of %d ranks" % group.count, sum(teams), total)
+            if pins:
+                self.checks.expect(what + ": where the main threads are", sorted(group.pins()), pins)
+            return group.ledgers()
+        except TimeoutError as error:
+            self.checks.expect(what, str(error), "an answer")
+            return []
+        finally:
+            self.pids |= set(group.pids())
+            group.end()
+            for process in started:
+                _, said = process.communicate(timeout=PATIENCE)
+                if process.returncode:
+                    self.checks.expect(what + ": ends", said.strip(), "")
+
+    def expect_ledgers(self, what, ledgers, count):
+        """The ranks have so many ledgers together."""
+        self.checks.expect(what + ": ledgers", len({path for paths in ledgers for path in paths}), count)
+
+    def left(self):
+        """What is in /dev/shm of ours, and which of the ranks live."""
+        return sorted(path.name for path in common.SHM.glob("knlfix-*")), sorted(filter(is_alive, self.pids))
