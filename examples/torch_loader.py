@@ -21,7 +21,7 @@ class Products(torch.utils.data.Dataset):
         return self.tasks
 
     def __getitem__(self, seed):
-        return workers.task(seed)
+        return workers.task(seed, products=5)
 
 
 def main():

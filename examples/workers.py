@@ -10,7 +10,7 @@ import threading
 import numpy
 
 SIZE = 512
-PRODUCTS = 50
+PRODUCTS = 30
 TASKS_PER_WORKER = 4
 
 
@@ -26,11 +26,11 @@ def fit():
     KMeans(4, n_init=1, random_state=0).fit(numpy.random.default_rng(0).random((2000, 8)))
 
 
-def task(seed):
+def task(seed, products=PRODUCTS):
     """Some products, with as many threads as numpy takes; returns who did it, the CPUs it may use, and a number that
     depends on all of them."""
     left, right = numpy.random.default_rng(seed).random((2, SIZE, SIZE))
-    total = math.fsum((left @ right)[i, 0] for i in range(PRODUCTS))
+    total = math.fsum((left @ right)[i, 0] for i in range(products))
     return threading.get_native_id(), may_use(), total
 
 

@@ -5,6 +5,8 @@
 (The conftest.py of this tree would take OMP_PROC_BIND away.) Needs pytest-xdist, numpy and scikit-learn.
 """
 
+import os
+
 import pytest
 
 import workers
@@ -15,7 +17,7 @@ def model():
     workers.fit()
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", range(os.cpu_count() * workers.TASKS_PER_WORKER))
 def test_product(seed):
     result = workers.task(seed)
     assert result[2] > 0
