@@ -11,7 +11,8 @@ import common
 
 MOST = 64
 FIELDS = ["may_leave", "entered", "team", "pid"]
-PATIENCE = 60
+# Seconds; long enough for a machine that has much else to do.
+PATIENCE = 300
 
 
 def build(directory):
