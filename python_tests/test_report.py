@@ -284,6 +284,15 @@ def test_a_file_that_is_no_report_is_named(so, tmp_path):
     assert done.stderr == f"knlfix: {tmp_path}/other.json: not a report of knlfix\n"
 
 
+@pytest.mark.parametrize("option", ["--json", "--html", "--trace"])
+def test_a_file_that_cannot_be_written_is_named_before_the_program_runs(so, tmp_path, option):
+    path = tmp_path / "no/such/file"
+    command = [so.parent / "knlfix", "report", option, path, "--", "touch", tmp_path / "ran"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (125, f"knlfix: {path}: No such file or directory (os error 2); nothing was run\n")
+    assert not (tmp_path / "ran").exists()
+
+
 def test_gc_removes_the_records_of_a_run_whose_first_program_was_killed(environment, python, split, knlfix):
     command = python(f"""
         import subprocess, time

@@ -176,7 +176,24 @@ fn since_1970() -> f64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |time| time.as_secs_f64())
 }
 
+/// Fails before hours of work where the files can't be written after it.
+fn try_files(arguments: &Arguments) -> Result<(), Failure> {
+    let files = [&arguments.json, &arguments.html, &arguments.trace];
+    for path in files.into_iter().flatten().filter(|path| *path != Path::new("-")) {
+        let failed = |error: std::io::Error| Failure::new(format!("{}: {error}; nothing was run", path.display()));
+        let has_number = path.as_os_str().as_bytes().contains(&b'%');
+        if has_number {
+            let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+            fs::read_dir(directory).map_err(failed)?;
+        } else {
+            fs::File::options().append(true).create(true).open(path).map_err(failed)?;
+        }
+    }
+    Ok(())
+}
+
 fn run_and_report(arguments: &Arguments) -> Result<u8, Failure> {
+    try_files(arguments)?;
     let [program, rest @ ..] = arguments.program.as_slice() else {
         return Err(Failure::new("no program given"));
     };
