@@ -72,6 +72,19 @@ def unwind():
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
 
 
+def isolated(namespaces, command):
+    """Runs a command in namespaces of its own, as the first process of its own; lets it clean up if we are told to end. Returns its status."""
+    started = subprocess.Popen(["unshare", *namespaces, "--mount", "--pid", "--fork", "--mount-proc", "--", *command])
+    try:
+        return started.wait()
+    except (SystemExit, KeyboardInterrupt):
+        children = pathlib.Path("/proc/%d/task/%d/children" % (started.pid, started.pid)).read_text()
+        for child in children.split():
+            os.kill(int(child), signal.SIGTERM)
+        started.wait()
+        raise
+
+
 def apt(*packages):
     """Installs Debian packages that are missing; without root it says how, and ends the program."""
     query = ["dpkg-query", "-W", "-f", "${Status} ${Package}\\n", *packages]
