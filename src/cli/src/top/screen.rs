@@ -13,7 +13,7 @@ use ratatui::style::{Color, Modifier, Style};
 use ratatui::text::Text;
 use ratatui::widgets::{List, ListItem, ListState, Paragraph};
 use std::io::{self, IsTerminal, PipeReader, Write};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, IntoRawFd};
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::{Duration, Instant};
 use std::{process, thread};
@@ -32,7 +32,8 @@ pub(crate) fn show(sort: Sort, interval: Duration) -> Result<(), Failure> {
     let failed = |error: io::Error| Failure::new(format!("the terminal: {error}; try knlfix top --once"));
     let mut terminal = ratatui::try_init().map_err(failed)?;
     let (asked, ask) = io::pipe().map_err(failed)?;
-    ASKED_TO_END.store(ask.as_raw_fd(), Ordering::Relaxed);
+    // Never closed: the reader would take that for a signal.
+    ASKED_TO_END.store(ask.into_raw_fd(), Ordering::Relaxed);
     // SAFETY: a handler that is async-signal-safe.
     unsafe { libc::signal(libc::SIGTERM, ask_to_end as *const () as libc::sighandler_t) };
     thread::Builder::new().spawn(move || end_with_terminal(&asked)).map_err(failed)?;
