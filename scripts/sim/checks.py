@@ -203,9 +203,11 @@ def placed(node):
             workers = each * len(nodes)
             node.places("%d workers" % workers, "libgomp", setting, (workers, 0),
                         {"cpus": len(rows), "most": each, "free": 0, "local": workers})
-        # The libgomp of a forked worker believes that it has all nodes, and pins where it has none.
-        node.places("%d workers of 4 threads" % len(nodes), "libgomp", CLOSE + setting, (len(nodes), 4),
-                    {"cpus": len(rows), "most": 4, "free": 0, "local": len(nodes)})
+        # The libgomp of a forked worker believes that it has all nodes, and pins where it has none. The parent is pinned
+        # too, so of nodes of different sizes the larger one may have room for two.
+        if len(set(nodes.values())) == 1:
+            node.places("%d workers of 4 threads" % len(nodes), "libgomp", CLOSE + setting, (len(nodes), 4),
+                        {"cpus": len(rows), "most": 4, "free": 0, "local": len(nodes)})
     node.ledgers()
 
 
