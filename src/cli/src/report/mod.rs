@@ -28,7 +28,7 @@ pub(crate) struct Arguments {
     /// Write it as a web page with pictures, which needs no other file
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
-    /// Write a timeline for https://ui.perfetto.dev too: regions, grants, forks and pins of each thread
+    /// Write a timeline for Perfetto (ui.perfetto.dev) too: regions, grants, forks and pins of each thread
     #[arg(long, value_name = "FILE", conflicts_with = "files")]
     trace: Option<PathBuf>,
     /// Preload this library instead of the one next to the command
