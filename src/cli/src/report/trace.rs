@@ -1,4 +1,4 @@
-//! The timeline, in the Trace Event Format: https://ui.perfetto.dev and chrome://tracing show it.
+//! The timeline, in the Trace Event Format: <https://ui.perfetto.dev> and chrome://tracing show it.
 
 use super::records::{Clock, Mapped, Records, command, get};
 use knlfix_core::record::{Kind, Moment, RUNTIMES, Record};
