@@ -212,6 +212,16 @@ def test_the_variable_alone_prints_the_table_of_the_whole_tree_once(environment,
     assert len(done.stdout.splitlines()) == 2
 
 
+def test_a_script_that_has_the_variable_but_not_the_library_is_not_waited_for(so, environment, split):
+    """As a batch script that loads the module: the programs that it starts tell of themselves."""
+    program = split("libgomp")
+    command = ["sh", "-c", f"export LD_PRELOAD={so}; {program} 5 0.01 0.01; {program} 5 0.01 0.01; true"]
+    variables = environment(False, KNLFIX_REPORT="1")
+    done = subprocess.run(command, env=variables, capture_output=True, text=True, check=True)
+    assert done.stderr.count("knlfix report:") == 2 and done.stderr.count(" 6 ") >= 2
+    assert not list(pathlib.Path("/dev/shm").glob("knlfix-report-*"))
+
+
 def test_four_ranks_with_files_of_their_own_are_merged(environment, split, so, tmp_path, measured):
     def test():
         ranks = []

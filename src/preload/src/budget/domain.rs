@@ -50,16 +50,16 @@ pub(super) fn variable(name: &[u8]) -> Option<&'static [u8]> {
 
 /// The farthest ancestor from which this process inherited `KNLFIX_SCOPE`.
 fn root_of_tree() -> i32 {
-    farthest_with(|line| line.eq_ignore_ascii_case(b"KNLFIX_SCOPE=tree"))
+    farthest(|pid| has_variable(pid, |line| line.eq_ignore_ascii_case(b"KNLFIX_SCOPE=tree")))
 }
 
-/// The farthest ancestor in an unbroken row that was started with a variable that fits.
-pub(crate) fn farthest_with(fits: impl Fn(&[u8]) -> bool) -> i32 {
+/// The farthest ancestor in an unbroken row of those that belong to it.
+pub(crate) fn farthest(belongs: impl Fn(i32) -> bool) -> i32 {
     let mut root = sys::getpid();
     // No tree is deeper than this, and a parent's number may be given out anew while we climb.
     for _ in 0..64 {
         match parent_of(root) {
-            Some(parent) if parent > 1 && has_variable(parent, &fits) => root = parent,
+            Some(parent) if parent > 1 && belongs(parent) => root = parent,
             _ => break,
         }
     }
@@ -67,7 +67,7 @@ pub(crate) fn farthest_with(fits: impl Fn(&[u8]) -> bool) -> i32 {
 }
 
 /// Whether a process was started with a variable that fits.
-fn has_variable(pid: i32, fits: impl Fn(&[u8]) -> bool) -> bool {
+pub(crate) fn has_variable(pid: i32, fits: impl Fn(&[u8]) -> bool) -> bool {
     let environ = path(format_args!("/proc/{pid}/environ"));
     contains_line(c_path(&environ), fits)
 }

@@ -29,7 +29,7 @@ mod start;
 mod tbb;
 
 pub(crate) use ballast::is_calling as ballast_is_calling;
-pub(crate) use domain::farthest_with;
+pub(crate) use domain::{farthest, has_variable};
 pub(crate) use files::Kernel;
 pub(crate) use member::{allowed_mask, at_exit, now};
 pub(crate) use resolve::objects_changed;

@@ -58,7 +58,12 @@ pub(super) fn find() -> bool {
         run.directory.push(config.report_dir.as_bytes());
         return true;
     }
-    run.root = budget::farthest_with(asks_for_something);
+    // Only a program with the library can tell: a batch script may have the variable, and load the module later.
+    // (Where our own variable says nothing, the library comes from /etc/ld.so.preload, and all have it.)
+    let is_preloaded = |pid| budget::has_variable(pid, preloads_us);
+    let everybody = !is_preloaded(sys::getpid());
+    let belongs = |pid| budget::has_variable(pid, asks_for_something) && (everybody || is_preloaded(pid));
+    run.root = budget::farthest(belongs);
     let user = sys::user();
     let started = Process::read(&budget::Kernel, run.root).map_or(0, |process| process.started);
     // A `Text` takes everything.
@@ -79,6 +84,13 @@ fn asks_for_something(line: &[u8]) -> bool {
     let report = line.strip_prefix(b"KNLFIX_REPORT=".as_slice());
     report.is_some_and(|value| !value.is_empty() && !is_switch(value, &["off", "0", "no", "false"]))
         || line.strip_prefix(b"KNLFIX_TRACE=".as_slice()).is_some_and(|value| !value.is_empty())
+}
+
+/// Whether it is an `LD_PRELOAD` with the library, as far as one can see: of a long list only the beginning is known.
+fn preloads_us(line: &[u8]) -> bool {
+    const NAME: &[u8] = b"knlfix";
+    line.strip_prefix(b"LD_PRELOAD=".as_slice())
+        .is_some_and(|list| line.len() >= 256 || list.windows(NAME.len()).any(|part| part == NAME))
 }
 
 fn is_switch(value: &[u8], words: &[&str]) -> bool {
